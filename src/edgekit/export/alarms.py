@@ -6,7 +6,6 @@ own, a variant keeps the share of false alarms.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,16 @@ from numpy.typing import NDArray
 from edgekit.alarms import Alarm, AlarmRule
 from edgekit.bundle import Variant
 from edgekit.errors import EdgekitError
-from edgekit.export.verify import class_spread, exact_threads
+from edgekit.export.running import Run, running, running_variant
+from edgekit.export.verify import class_spread
 from edgekit.progress import progress
 from edgekit.quantize.selection import digest_of_arrays
-from edgekit.runtimes import open_session, why_not
-from edgekit.runtimes.session import run_in_batches
-from edgekit.targets import find_runtime
-from edgekit.tasks import Outputs, Task
+from edgekit.runtimes import why_not
+from edgekit.tasks import Task
 from edgekit.tasks.alarms import alarm_quality, set_alarm
 from edgekit.tasks.anomaly import SCORE, image_labels
 from edgekit.tasks.anomaly_metrics import FEWEST_OF_EACH, fewest_normal
 
-Run = Callable[[NDArray[np.uint8]], Outputs]  # uint8 images (n, s, s, 3) -> score and map
 Images = NDArray[np.uint8]
 
 
@@ -37,7 +34,7 @@ class AlarmRequest:
     """How thresholds are set.
 
     Attributes:
-        normal: normal images that no model learned from, uint8 (n, s, s, 3); may be empty.
+        normal: normal images that no model learned from, uint8 (n, h, w, 3); may be empty.
         rule: on these images, or on one half of the labeled ones.
         false_alarms: of the first rule, the share of normal images that may be called anomalous.
         trim: share of the normal images that may be anomalous: so many with the largest scores do not count.
@@ -93,7 +90,8 @@ def with_alarms(
     setting, testing, fault = _chosen(request, labeled)
     if fault:
         return Alarms(bare, notes=(fault,))
-    trained, decided = _alarm(_run("onnxruntime", float_onnx, {}, task), request, setting, testing, None)
+    with running("onnxruntime", float_onnx, task, task.batch) as run:
+        trained, decided = _alarm(run, request, setting, testing, None)
     found = []
     with progress("thresholds", len(bare), unit="variants") as advance:
         for variant in bare:
@@ -147,28 +145,15 @@ def _chosen(request: AlarmRequest, labeled: tuple[Images, NDArray[Any]] | None) 
     return first, second, ""
 
 
-def _run(runtime: str, path: Path, settings: dict[str, str], task: Task, threads: int = 0) -> Run:
-    def run(images: Images) -> Outputs:
-        session = open_session(runtime, path, threads=threads, settings=settings, task=task)
-        try:
-            return run_in_batches(session, images, min(task.batch, len(images)))
-        finally:
-            session.close()
-
-    return run
-
-
 def _of_variant(
     variant: Variant, folder: Path, request: AlarmRequest, setting: _Set, testing: _Set | None,
     decided: NDArray[np.bool_] | None, task: Task,
 ) -> Variant:  # fmt: skip
     if variant.parity is None or why_not(variant.runtime):
         return variant
-    runtime = find_runtime(variant.runtime)
-    settings = {**variant.settings, **(runtime.checking if runtime else {})}
-    run = _run(variant.runtime, folder / variant.files[0].path, settings, task, exact_threads(variant))
     try:
-        alarm, _ = _alarm(run, request, setting, testing, decided)
+        with running_variant(variant, folder, task, task.batch) as run:
+            alarm, _ = _alarm(run, request, setting, testing, decided)
     except (EdgekitError, ValueError) as error:  # of scores that are not finite, which the verification rejects
         return variant.noted(f"no threshold of its own: {error}")
     return variant.model_copy(update={"alarm": alarm})

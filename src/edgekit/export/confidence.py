@@ -11,8 +11,7 @@ other half, show what they do. Where known images lie is estimated from unlabele
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,13 @@ from edgekit.bundle import BundleFile, Variant
 from edgekit.confidence import AnyConfidence
 from edgekit.errors import EdgekitError
 from edgekit.export.judged import Evaluation, Judged
-from edgekit.export.verify import class_spread, exact_threads
+from edgekit.export.running import Run, running, running_variant
+from edgekit.export.verify import class_spread
 from edgekit.files import atomic_write
 from edgekit.progress import progress
 from edgekit.quantize.selection import digest_of_arrays
-from edgekit.runtimes import open_session, why_not
-from edgekit.runtimes.session import run_in_batches
-from edgekit.targets import find_runtime
-from edgekit.tasks import Outputs, Task
+from edgekit.runtimes import why_not
+from edgekit.tasks import Task
 from edgekit.tasks.unknown import MEANS, WHITENING, Geometry, Known
 
 GEOMETRY_FILE = "geometry.npz"
@@ -155,7 +153,7 @@ def with_confidence(
     count, are = (0, "labeled images") if images is None else (len(images.setting[0]), images.setting[2])
     if images is None or count < fewest or not len(images.testing[0]):
         return Calibrated(bare, notes=[_too_few(task, count, are, fewest)])
-    with _running("onnxruntime", float_onnx, {}, task) as run:
+    with running("onnxruntime", float_onnx, task, _BATCH) as run:
         measures = task.abstains and request.rule == DISTANCE
         geometry = task.geometry(run(images.unlabeled)) if measures else None
         trained, decided = _calibrated(run, images, request, geometry, task, None)
@@ -192,17 +190,12 @@ def _of_variant(
     """The variant with its own confidence; without one where it cannot run here, or its outputs are not finite."""
     if variant.parity is None or why_not(variant.runtime):
         return variant
-    runtime = find_runtime(variant.runtime)
-    settings = {**variant.settings, **(runtime.checking if runtime else {})}
     try:
-        with _running(variant.runtime, folder / variant.files[0].path, settings, task, exact_threads(variant)) as run:
+        with running_variant(variant, folder, task, _BATCH) as run:
             confidence, _ = _calibrated(run, images, request, geometry, task, decided)
     except EdgekitError as error:
         return variant.noted(f"no confidence of its own: {error.message}")
     return variant.model_copy(update={"confidence": confidence})
-
-
-Run = Callable[[NDArray[np.uint8]], Outputs]
 
 
 def _calibrated(
@@ -217,18 +210,3 @@ def _calibrated(
     known, outputs = Known(confidence, geometry), run(testing)
     quality = task.quality_of(outputs, truth, known, trained, tested)
     return confidence.model_copy(update={"quality": quality}), task.decisions(outputs, known)
-
-
-@contextmanager
-def _running(runtime: str, path: Path, settings: Mapping[str, str], task: Task, threads: int = 0) -> Iterator[Run]:
-    """Yield a function that runs a model file: uint8 images (n, h, w, 3) -> the task's outputs, and the embedding where the graph gives it."""
-    session = open_session(runtime, path, threads=threads, settings=settings, task=task)
-
-    def run(images: NDArray[np.uint8]) -> Outputs:
-        found = run_in_batches(session, images, min(_BATCH, len(images)))
-        return {name: values for name, values in found.items() if name in (*task.required, *task.optional)}
-
-    try:
-        yield run
-    finally:
-        session.close()
