@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import serialize
-from edgekit.export.micro.limits import measure
+from edgekit.export.micro.limits import largest_that, measure
 from edgekit.export.micro.rules import quantize_for_micro
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.simplify import fix_batch
@@ -51,20 +51,16 @@ class Fitting:
             ValueError: the network cannot be converted for other resolutions.
         """
         sizes = [self.image_size.with_shorter(side) for side in range(LEAST, self.image_size.shorter, STEP)]
-        found: tuple[ImageSize, int] | None = None
         if sizes:
             say(f"measuring at which of {len(sizes)} smaller resolutions the network fits {ram:,} bytes of RAM")
-        low, high = 0, len(sizes) - 1
-        while low <= high:
-            middle = (low + high) // 2
-            arena = self.arena(sizes[middle])
-            if arena is None:
-                raise ValueError(f"cannot be converted for images of {sizes[middle]} pixels")
-            if arena <= ram:
-                found, low = (sizes[middle], arena), middle + 1
-            else:
-                high = middle - 1
-        return found
+        size = largest_that(lambda size: self._needed(size) <= ram, sizes)
+        return None if size is None else (size, self._needed(size))
+
+    def _needed(self, size: ImageSize) -> int:
+        arena = self.arena(size)
+        if arena is None:
+            raise ValueError(f"cannot be converted for images of {size} pixels")
+        return arena
 
     def arena(self, size: SizeLike) -> int | None:
         """The bytes of the arena for images of another size, measured; None where the network cannot be converted for them."""

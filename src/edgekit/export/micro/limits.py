@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgekit.board import BoardNeeds
 from edgekit.bundle import Variant
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Smaller = Callable[[int], tuple[SizeLike, int] | None]  # bytes of RAM -> a resolution and its arena
 Narrower = Callable[[int, int | None], "Student | None"]  # bytes of flash, bytes of RAM -> a student
+_Size = TypeVar("_Size")
 _GRID = 16  # pixels: the resolutions that are estimated
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KM]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2}
@@ -154,3 +155,16 @@ def operators(path: Path) -> list[str]:
     kinds = {value: name for name, value in vars(fb.BuiltinOperator).items() if isinstance(value, int)}
     known = {**METHODS, "CUSTOM": "AddEthosU"}  # what Vela makes of the operators that it compiles, its only custom one
     return sorted({known[kinds[code.builtinCode]] for code in model.operatorCodes})
+
+
+def largest_that(fits: Callable[[_Size], bool], sizes: Sequence[_Size]) -> _Size | None:
+    """The largest of ascending sizes that fits, if every smaller one fits, too; None where none does. Only some of them are tried."""
+    found: _Size | None = None
+    low, high = 0, len(sizes) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        if fits(sizes[middle]):
+            found, low = sizes[middle], middle + 1
+        else:
+            high = middle - 1
+    return found

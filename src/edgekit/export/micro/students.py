@@ -16,7 +16,7 @@ from edgekit.errors import EdgekitError
 from edgekit.export.inputs import Sources
 from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import serialize
-from edgekit.export.micro.limits import measure
+from edgekit.export.micro.limits import largest_that, measure
 from edgekit.export.micro.rules import quantize_for_micro
 from edgekit.models.classifier import Classifier
 from edgekit.models.pixels import PixelClassifier
@@ -60,7 +60,7 @@ class Students:
     Attributes:
         architecture: of the exported network, if it is one of edgekit's ResNets; else that of the usual student.
         classes: number of classes; 0 where the network is no classifier, whose students cannot be built here.
-        images: some of the calibration images, uint8 (n, s, s, 3).
+        images: some of the calibration images, uint8 (n, h, w, 3).
         task: of the network.
     """
 
@@ -91,18 +91,15 @@ class Students:
         if not self.classes or self.images.shape[1] != self.images.shape[2]:
             raise ValueError("students are measured as classifiers of square images")
         widths = [width for width in WIDTHS if width < self.architecture.width]
-        found: Student | None = None
         if widths:
             say(f"measuring which {self.architecture.name} fits {flash:,} bytes of flash")
-        low, high = 0, len(widths) - 1
-        while low <= high:
-            middle = (low + high) // 2
-            student = self.student(widths[middle])
-            if (student.needs.model_bytes or 0) <= flash and (ram is None or (student.needs.arena_bytes or 0) <= ram):
-                found, low = student, middle + 1
-            else:
-                high = middle - 1
-        return found
+
+        def fits(width: float) -> bool:
+            needs = self.student(width).needs
+            return (needs.model_bytes or 0) <= flash and (ram is None or (needs.arena_bytes or 0) <= ram)
+
+        width = largest_that(fits, widths)
+        return None if width is None else self.student(width)
 
     def student(self, width: float) -> Student:
         """The student of a width, measured.
