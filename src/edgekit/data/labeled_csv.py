@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +45,7 @@ def images_of(where: str, key: str, data: DataConfig) -> ImageSource:
     """Open the same images without their labels."""
     table = read_label_table(Path(where).expanduser(), at(key, where), data.class_names)
     opened = _source(where, key, table, True, data.max_pixels)
-    return ImageSource(
-        where=opened.where, names=opened.names, read=opened.read, stamp=opened.stamp, notes=opened.notes, base=opened.base
-    )  # fmt: skip
+    return replace(opened, labels=None, classes=[])
 
 
 def _source(where: str, key: str, table: LabelTable, several: bool, max_pixels: int) -> ImageSource:

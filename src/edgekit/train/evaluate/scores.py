@@ -6,12 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgekit.abstention import FEWEST
+from edgekit.abstention import DISTANCE, FALSE_ABSTAIN, FEWEST
 from edgekit.answers import Answers
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits
@@ -25,16 +23,16 @@ from edgekit.stages import MODEL_OF
 from edgekit.tasks import Task
 from edgekit.tasks.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability
 from edgekit.tasks.classification import CLASSIFICATION, LOGITS
-from edgekit.tasks.multilabel import F1_MACRO, F1_MICRO
+from edgekit.tasks.multilabel import F1_MACRO, F1_MICRO, MULTILABEL
 from edgekit.tasks.multilabel_metrics import (
     binary_cross_entropy,
-    class_thresholds,
     class_wise_error,
     f1_scores,
     fit_sigmoid_temperature,
     mean_average_precision,
     sigmoid,
 )
+from edgekit.tasks.unknown import Known
 from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.few_shot import DRAWS, few_shot_scores
@@ -197,26 +195,20 @@ def _with_thresholds(
     scores: list[Score], name: str, logits: Tensor, truth: Tensor, probed: tuple[Tensor, Tensor] | None
 ) -> None:
     """Replace F1 with the threshold 0.5 by F1 with thresholds that were set on the probe set; the protocol says which one it is."""
-    found = None if probed is None else thresholds_of(*(values.numpy() for values in probed))
+    found = None
+    if probed is not None:
+        outputs, labels = {LOGITS: probed[0].numpy()}, probed[1].numpy()
+        found = MULTILABEL.calibrated(outputs, labels, DISTANCE, FALSE_ABSTAIN, None, "probe images")
     for score in scores:
         if score.model != name or score.metric not in {F1_MICRO, F1_MACRO}:
             continue
         if found is None:
             score.protocol = f"threshold 0.5 for every class; {score.protocol}"
             continue
-        temperature, thresholds = found
-        decided = sigmoid(logits.numpy() / temperature) >= thresholds
+        decided = MULTILABEL.decisions({LOGITS: logits.numpy()}, Known(found))
         micro, macro = f1_scores(decided, truth.numpy())
         score.value = micro if score.metric == F1_MICRO else macro
         score.protocol = f"thresholds of the highest F1 on the probe set; {score.protocol}"
-
-
-def thresholds_of(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]] | None:
-    """Return the temperature and the thresholds (k) that logits (n, k) of the probe set and its labels give; None without a single class."""
-    if not truth.any():
-        return None
-    temperature = fit_sigmoid_temperature(logits, truth)
-    return temperature, np.array(class_thresholds(sigmoid(logits / temperature), truth)[0])
 
 
 def calibration_of(model: str, probed: Tensor, labels: Tensor, tested: Tensor, truth: Tensor) -> ModelCalibration:
