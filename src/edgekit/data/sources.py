@@ -14,7 +14,7 @@ from edgekit.data.labeled_csv import images_of, is_label_file, labeled_csv
 from edgekit.data.source import ImageSource, at, extensions
 from edgekit.errors import DataError, near
 from edgekit.recipe import DataConfig
-from edgekit.recipe.parts import TORCHVISION
+from edgekit.recipe.data import TORCHVISION
 
 __all__ = [
     "DIGITS",

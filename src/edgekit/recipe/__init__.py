@@ -5,30 +5,18 @@ its value and what would be accepted.
 """
 
 from edgekit.recipe.anomaly import Anomaly
+from edgekit.recipe.augmentation import Augmentation, Transformation
 from edgekit.recipe.budget import auto_epochs, epochs_of, settled, settled_stage, warmup_steps
+from edgekit.recipe.data import DataConfig, LabelCount
 from edgekit.recipe.method_table import METHODS, Pretrain
 from edgekit.recipe.names import PRETRAINED, factory_of, library_of
-from edgekit.recipe.parts import (
-    SMALL_IMAGE,
-    Architecture,
-    Augmentation,
-    Consistency,
-    DataConfig,
-    Distill,
-    Finetune,
-    Hardware,
-    LabelCount,
-    Monitor,
-    Multilabel,
-    Optimizer,
-    RecipePart,
-    Supervised,
-    TeacherSource,
-    Transformation,
-)  # fmt: skip
+from edgekit.recipe.networks import Architecture, TeacherSource
+from edgekit.recipe.part import SMALL_IMAGE, RecipePart
 from edgekit.recipe.plain_yaml import read_yaml
 from edgekit.recipe.pretrained import EncoderTeacher
 from edgekit.recipe.reading import Overrides, dump, load, parse, recipe_of
+from edgekit.recipe.stages import Consistency, Distill, Finetune, Multilabel, Supervised
+from edgekit.recipe.training import Hardware, Monitor, Optimizer
 from edgekit.recipe.whole import Recipe
 
 __all__ = [

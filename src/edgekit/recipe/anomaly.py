@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from edgekit.recipe.parts import Architecture, Optimizer, RecipePart
+from edgekit.recipe.networks import Architecture
+from edgekit.recipe.part import RecipePart
+from edgekit.recipe.training import Optimizer
 
 AnomalyMethod = Literal["patchcore", "padim", "stfpm"]
 # Counted from the coarsest map of the encoder: of a ResNet, 1 is the last stage. PatchCore compares the two stages before it, the others three.

@@ -11,7 +11,8 @@ from typing import TypeVar, cast
 
 from edgekit.recipe.bounds import BOUNDS
 from edgekit.recipe.methods import MethodConfig
-from edgekit.recipe.parts import Distill, Finetune, Optimizer, Supervised
+from edgekit.recipe.stages import Distill, Finetune, Supervised
+from edgekit.recipe.training import Optimizer
 from edgekit.recipe.whole import Recipe
 
 Stage = TypeVar("Stage", bound=MethodConfig | Finetune | Distill | Supervised)

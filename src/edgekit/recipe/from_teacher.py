@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from edgekit.recipe.augmentation import Augmentation
 from edgekit.recipe.methods import MethodConfig, ProjectionConfig
-from edgekit.recipe.parts import Augmentation, Optimizer
 from edgekit.recipe.pretrained import EncoderTeacher, Objective
+from edgekit.recipe.training import Optimizer
 
 
 class StudentProjection(ProjectionConfig):

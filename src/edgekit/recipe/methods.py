@@ -9,16 +9,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from edgekit.recipe.parts import (
-    Architecture,
-    Augmentation,
-    Epochs,
-    Optimizer,
-    RecipePart,
-    Transformation,
-    epochs_field,
-    steps_field,
-)
+from edgekit.recipe.augmentation import Augmentation, Transformation
+from edgekit.recipe.networks import Architecture
+from edgekit.recipe.part import RecipePart
+from edgekit.recipe.training import Epochs, Optimizer, epochs_field, steps_field
 
 
 class ProjectionConfig(RecipePart):

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from edgekit.recipe.names import PRETRAINED, check_std, factory_of, library_of
-from edgekit.recipe.parts import Normalization, RecipePart, Text
+from edgekit.recipe.networks import Normalization
+from edgekit.recipe.part import RecipePart, Text
 from edgekit.sizes import ImageSize, SizeBounds
 
 

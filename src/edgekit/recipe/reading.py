@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from edgekit.errors import RecipeError, shortened
 from edgekit.foreign import Unreadable, read_text
+from edgekit.recipe.data import default_test
 from edgekit.recipe.method_table import METHODS
-from edgekit.recipe.parts import default_test
 from edgekit.recipe.plain_yaml import MOST_BYTES, Dumper, read_yaml
 from edgekit.recipe.whole import Recipe
 from edgekit.spelling import todays_key, translated

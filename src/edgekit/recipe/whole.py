@@ -9,21 +9,15 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from edgekit.recipe.anomaly import Anomaly
+from edgekit.recipe.augmentation import Augmentation
+from edgekit.recipe.data import DataConfig
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.recipe.method_table import Pretrain
 from edgekit.recipe.methods import SimCLRConfig
 from edgekit.recipe.names import tag_of
-from edgekit.recipe.parts import (
-    Augmentation,
-    DataConfig,
-    Distill,
-    Finetune,
-    Hardware,
-    Monitor,
-    Multilabel,
-    RecipePart,
-    Supervised,
-)
+from edgekit.recipe.part import RecipePart
+from edgekit.recipe.stages import Distill, Finetune, Multilabel, Supervised
+from edgekit.recipe.training import Hardware, Monitor
 from edgekit.stages import STAGES, StageName
 
 
