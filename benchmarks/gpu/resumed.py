@@ -73,7 +73,7 @@ def _train(folder: Path, kill_after: int, rehearse: bool) -> None:
     from edgekit.data.augment import Augment
     from edgekit.data.images import ImageSet
     from edgekit.models.store import save_pretrained
-    from edgekit.train.loop import engine
+    from edgekit.train.loop import engine, history
     from edgekit.train.loop.loader import ShuffledImages
     from edgekit.train.pretrain import build_method
     from edgekit.train.stages.training_tasks import PretrainTask
@@ -88,7 +88,7 @@ def _train(folder: Path, kill_after: int, rehearse: bool) -> None:
             "hardware": {"accelerator": "cpu" if rehearse else "gpu", "precision": "fp32", "checkpoint_seconds": 0},
         }
     )  # fmt: skip
-    save, saved = engine._History._save, 0
+    save, saved = history.History._save, 0
 
     def save_and_die(self: Any, *arguments: Any) -> None:
         nonlocal saved
@@ -97,7 +97,7 @@ def _train(folder: Path, kill_after: int, rehearse: bool) -> None:
         if saved == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    engine._History._save = save_and_die  # type: ignore[method-assign]
+    history.History._save = save_and_die  # type: ignore[method-assign]
     count = BATCH * STEPS
     pixels = np.random.default_rng(SEED).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     pool = ImageSet(pixels, [f"{i}.png" for i in range(count)], [f"{i:032x}" for i in range(count)], None)

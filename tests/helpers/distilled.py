@@ -12,7 +12,7 @@ from edgekit.models.classifier import Classifier
 from edgekit.recipe import Architecture, Augmentation, Distill
 from edgekit.train.distill.distillation import DistillTask
 from edgekit.train.distill.teachers import Teacher
-from edgekit.train.loop.engine import TrainingInterrupted
+from edgekit.train.loop.failures import TrainingInterrupted
 from edgekit.train.loop.step import Batch, StepDraws
 
 CLASSES = ["ant", "bee", "cat"]

@@ -17,7 +17,7 @@ from edgekit.errors import RunError
 from edgekit.files import write_text
 from edgekit.run import Run
 from edgekit.temporary import remove_debris, scratch_folder, temporary_folder
-from edgekit.train.loop.engine import read_checkpoint
+from edgekit.train.loop.checkpoint import read_checkpoint
 from edgekit.train.records.folders import complete, only_one
 from edgekit.train.records.unfinished import STARTED, after_interrupt, write_started
 from tests.helpers.recipe_changes import TINY
@@ -197,14 +197,14 @@ def test_a_checkpoint_of_another_network_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY))
     command = [sys.executable, "-m", "edgekit", "train", "recipe.yaml", "--run", "run", "--until", "pretrain"]
     code = """
-        import torch, edgekit.train.loop.engine as engine
-        fit = engine._AtomicCheckpoints.save_checkpoint
+        import torch, edgekit.train.loop.checkpoint as checkpoint
+        fit = checkpoint.AtomicCheckpoints.save_checkpoint
         def save(self, checkpoint, path, storage_options=None):
             name = next(n for n, t in checkpoint["state_dict"].items() if getattr(t, "ndim", 0) == 4)
             checkpoint["state_dict"][name] = torch.zeros(1, 1, 1, 1)
             fit(self, checkpoint, path)
             os.kill(os.getpid(), signal.SIGKILL)
-        engine._AtomicCheckpoints.save_checkpoint = save
+        checkpoint.AtomicCheckpoints.save_checkpoint = save
         import sys
         sys.argv = ["edgekit", "train", str(folder / "recipe.yaml"), "--run", str(folder / "run"), "--until", "pretrain",
                     "--set", "hardware.checkpoint_seconds=0"]

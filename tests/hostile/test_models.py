@@ -26,7 +26,7 @@ from edgekit.models.store import load_classifier, save_classifier
 from edgekit.models.weight_files import read_safetensors, read_weights
 from edgekit.models.weights import load_weights
 from edgekit.recipe import Architecture
-from edgekit.train.loop.engine import read_checkpoint
+from edgekit.train.loop.checkpoint import read_checkpoint
 from tests.helpers import hostile
 
 

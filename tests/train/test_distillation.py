@@ -14,7 +14,8 @@ from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.losses import decoupled, distillation, regression
 from edgekit.train.distill.mixing import Mixed, mix
-from edgekit.train.loop.engine import TrainingInterrupted, fit
+from edgekit.train.loop.engine import fit
+from edgekit.train.loop.failures import TrainingInterrupted
 from edgekit.train.loop.loader import ShuffledImages
 from tests.helpers.distilled import NO_AUGMENTATION, Halting, images, outputs, step, task
 

@@ -12,7 +12,8 @@ from torch import nn
 from edgekit.data.images import ImageSet
 from edgekit.recipe import Finetune, Hardware, Optimizer
 from edgekit.train.evaluate import linear_probe
-from edgekit.train.loop.engine import TrainingInterrupted, fit
+from edgekit.train.loop.engine import fit
+from edgekit.train.loop.failures import TrainingInterrupted
 from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.loop.optim import build_optimizer
 from edgekit.train.loop.step import Batch, StepDraws

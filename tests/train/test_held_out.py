@@ -22,7 +22,8 @@ from edgekit.models.pixels import normalize
 from edgekit.recipe import Finetune, Hardware, Optimizer
 from edgekit.run import Run
 from edgekit.train.evaluate import labels_of
-from edgekit.train.loop.engine import TrainingInterrupted, fit
+from edgekit.train.loop.engine import fit
+from edgekit.train.loop.failures import TrainingInterrupted
 from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.records.inputs import stage_inputs
 from edgekit.train.stages.consistency import PseudoLabels

@@ -16,7 +16,8 @@ from edgekit.models.classifier import Classifier
 from edgekit.recipe import Architecture, Augmentation, Hardware, Optimizer
 from edgekit.train.loop import engine
 from edgekit.train.loop.devices import has_fast_bf16
-from edgekit.train.loop.engine import TrainingInterrupted, fit
+from edgekit.train.loop.engine import fit
+from edgekit.train.loop.failures import TrainingInterrupted
 from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.stages.training_tasks import ClassifyTask
 

@@ -22,7 +22,7 @@ from edgekit.recipe import Architecture, Supervised
 from edgekit.run import Run
 from edgekit.train.assess import evaluate
 from edgekit.train.draws import accuracies, check_draws, train_draws
-from edgekit.train.loop.engine import TrainingInterrupted
+from edgekit.train.loop.failures import TrainingInterrupted
 from edgekit.train.stages import pipeline as stages
 from edgekit.train.stages import scratch
 from edgekit.train.stages.pipeline import Report, train

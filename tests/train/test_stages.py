@@ -312,7 +312,7 @@ def test_what_would_fail_later_is_refused_before_anything_is_trained(
 
 
 def test_divergence_is_said_and_the_stage_not_called_complete(tmp_path: Path) -> None:
-    from edgekit.train.loop.engine import Diverged
+    from edgekit.train.loop.failures import Diverged
 
     recipe = tiny(
         pretrain__optimizer={"name": "sgd", "lr": 1e30, "warmup_epochs": 0, "weight_decay": 0.1}, pretrain__epochs=5

@@ -157,7 +157,7 @@ def _run(
     from edgekit.report.search import write_search
     from edgekit.result import Result
     from edgekit.search.search import search as find
-    from edgekit.train.loop.engine import TrainingInterrupted
+    from edgekit.train.loop.failures import TrainingInterrupted
 
     def keep(found: Search) -> Result:
         result = Result.of(found, seed=plan.recipe.seed)

@@ -100,7 +100,7 @@ def _train_here(
 ) -> None:
     """Train in this process."""
     from edgekit.train.draws import check_draws_differ, run_of_draw, train_draws
-    from edgekit.train.loop.engine import TrainingInterrupted
+    from edgekit.train.loop.failures import TrainingInterrupted
     from edgekit.train.records.unfinished import after_interrupt
     from edgekit.train.stages.pipeline import train as train_stages
 

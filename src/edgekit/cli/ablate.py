@@ -91,7 +91,7 @@ def command(
     folder = folder or Path("runs") / f"{base.name}-ablate-{suffix}"
 
     from edgekit.report.ablation import cell_name, verdict, write_ablation
-    from edgekit.train.loop.engine import TrainingInterrupted
+    from edgekit.train.loop.failures import TrainingInterrupted
 
     clock = _Clock(len(plan.cells))
     result: Result | None = None

@@ -55,7 +55,7 @@ def command(
 
     from edgekit.result import Result
     from edgekit.train.analysis.transfer import transfer
-    from edgekit.train.loop.engine import TrainingInterrupted
+    from edgekit.train.loop.failures import TrainingInterrupted
 
     def say(done: TransferSet) -> None:
         listed = ", ".join(f"{score.model} {percent(score.value)}" for score in done.scores)

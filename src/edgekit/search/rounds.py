@@ -26,7 +26,7 @@ from edgekit.search.candidates import Candidate
 from edgekit.shares import share_of
 from edgekit.sizes import ImageSize
 from edgekit.train.evaluate import apply, device_of, labels_of
-from edgekit.train.loop.engine import Diverged, OutOfMemory
+from edgekit.train.loop.failures import Diverged, OutOfMemory
 from edgekit.train.loop.launch import joined
 from edgekit.train.objective import objective_of
 from edgekit.train.records.folders import complete, only_one

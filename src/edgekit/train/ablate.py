@@ -27,7 +27,7 @@ from edgekit.spelling import earlier_key, earlier_value, todays_key, translated_
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, quality_on
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol
-from edgekit.train.loop.engine import Diverged, OutOfMemory
+from edgekit.train.loop.failures import Diverged, OutOfMemory
 from edgekit.train.objective import objective_of, of_test
 from edgekit.train.stages.pipeline import Report, check, train
 

@@ -15,8 +15,8 @@ from edgekit.recipe import Recipe, settled
 from edgekit.run import Run
 from edgekit.stages import STAGES
 from edgekit.temporary import scratch_folder
+from edgekit.train.loop.checkpoint import CHECKPOINT, read_checkpoint
 from edgekit.train.loop.distributed import world_size
-from edgekit.train.loop.engine import CHECKPOINT, read_checkpoint
 from edgekit.train.loop.timing import TimedTraining, timing_trainings
 from edgekit.train.records.inputs import made_from, stage_inputs
 from edgekit.train.stages.pipeline import Report, train, wanted_stages

@@ -36,8 +36,10 @@ from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.teachers import check_order, load_teachers
 from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, labels_of, quality_on
 from edgekit.train.evaluate.online import monitor_every, online
+from edgekit.train.loop.checkpoint import CHECKPOINT
 from edgekit.train.loop.distributed import barrier, broadcast, rank, world_size
-from edgekit.train.loop.engine import CHECKPOINT, Observe, fit
+from edgekit.train.loop.engine import fit
+from edgekit.train.loop.history import Observe
 from edgekit.train.loop.launch import joined
 from edgekit.train.loop.loader import seed_for
 from edgekit.train.loop.streaming import shuffled

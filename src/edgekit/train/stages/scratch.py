@@ -24,8 +24,10 @@ from edgekit.models.store import FILES, save_classifier
 from edgekit.recipe import Augmentation, Optimizer, Supervised
 from edgekit.shares import percent
 from edgekit.terminal import echo
+from edgekit.train.loop.checkpoint import CHECKPOINT
 from edgekit.train.loop.distributed import broadcast, rank
-from edgekit.train.loop.engine import CHECKPOINT, EARLIER_SECONDS, Diverged
+from edgekit.train.loop.engine import EARLIER_SECONDS
+from edgekit.train.loop.failures import Diverged
 from edgekit.train.records.folders import CANDIDATES, CURRENT
 
 LONGER = 3
