@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from edgekit.preprocess import Preprocessing
 from edgekit.recipe import dump, parse
 from edgekit.runtimes import load, open_session
 from edgekit.runtimes.predictor import Predictor
+from edgekit.task_names import TASK_NAMES
 from edgekit.tasks import Answer, Outputs, Task
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers.packages import installing, write_package
@@ -291,6 +293,13 @@ def test_a_report_of_a_run_with_a_bundle_of_an_unknown_task_names_the_gap(run: P
     code, _, err = edgekit("report", run)
     assert code == 0, err
     assert "does not know the task novelty" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["init", "export"])
+def test_a_command_with_a_task_offers_every_task(command: str) -> None:
+    [option] = [p for p in import_module(f"edgekit.cli.{command}").command.params if p.name == "task"]
+    assert tuple(option.type.choices) == TASK_NAMES
+    assert tuple(tasks.find(name).name for name in TASK_NAMES) == TASK_NAMES
 
 
 @pytest.mark.parametrize("task", [None, 5, "", "Novelty", "../novelty", "x" * 41, ["classification"]])

@@ -143,7 +143,7 @@ def test_options_of_devices_without_a_device_are_refused(bundle: Bundle) -> None
 
 def test_export_takes_all_targets_as_the_command_does(capsys: pytest.CaptureFixture[str]) -> None:
     from edgekit import targets
-    from edgekit.api.exporting import chosen_targets
+    from edgekit.api.export_options import chosen_targets
     from edgekit.export.listing import why_not_made
 
     made = [name for name, target in targets.every().items() if not why_not_made(target)]

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgekit import run as runs
 from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
+from edgekit.api.export_model import OPTIONS_OF_OTHERS, ModelOfRun, Statistics, chosen_task, model_source, name_of
+from edgekit.api.export_options import (
+    check_abstention,
+    checked_size,
+    chosen_targets,
+    for_boards,
+    for_gpus,
+    several,
+    targets_of_task,
+)
 from edgekit.api.extras import require
-from edgekit.api.runs import opened
 from edgekit.bundle import Bundle
-from edgekit.errors import ExportError, near
-from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeLike
-from edgekit.stages import TRAINED_BY
-from edgekit.targets import DEFAULT_TARGETS, every
-from edgekit.tasks import ANOMALY, DEFAULT, MULTILABEL, RECOGNITION, find
+from edgekit.sizes import SizeLike
+from edgekit.targets import DEFAULT_TARGETS
+from edgekit.task_names import RECOGNITION
+from edgekit.tasks import find
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from edgekit.export.importers.source import ModelSource
-
-ModelOfRun = Literal["student", "teacher", "supervised", "encoder"]
-_NOT_FOR_ANOMALIES = ("litert", "micro", "executorch")
-_ENCODER: ModelOfRun = "encoder"  # it has no classes, so that it can only be exported for recognition
-_TASKS = (DEFAULT, MULTILABEL, RECOGNITION, ANOMALY)
-_Statistics = str | float | Sequence[float] | None
-# Options for models that edgekit did not train; a run has its own values.
-_OF_OTHERS = (
-    "weights", "weights_key", "classes", "calibrate", "evaluate", "size", "resize", "interpolation", "fit", "resize_rule",
-    "pixel_range", "max_pixels", "mean", "std", "channels", "output_name",
-)  # fmt: skip
 
 
 def export(
@@ -54,8 +49,8 @@ def export(
     resize_rule: Literal["torchvision", "edgekit"] | None = None,
     pixel_range: str | tuple[float, float] | None = None,
     max_pixels: int | None = None,
-    mean: _Statistics = None,
-    std: _Statistics = None,
+    mean: Statistics = None,
+    std: Statistics = None,
     channels: Literal["rgb", "bgr"] | None = None,
     output_name: str | None = None,
     image_size: SizeLike | None = None,
@@ -141,16 +136,11 @@ def export(
         RuntimeMissing: the extra [export] is not installed.
     """
     arguments = locals()
-    own = {name: arguments[name] for name in _OF_OTHERS} | {"size": _checked_size(size, "--size")}
-    resolution = _checked_size(image_size, "--image-size")
-    targets, precisions = chosen_targets(target, batch), _several(precision)
-    devices = _for_gpus(compute_capabilities, targets) | _for_boards(max_ram, max_flash, ethos_u, targets)
-    if abstain != "never" and abstain not in RULES:
-        raise ExportError(f"abstain: {abstain!r} is no score", f"give one of {', '.join(RULES)}, or never")
-    if not 0 < false_abstain <= 0.5:
-        raise ExportError(
-            f"false_abstain: {false_abstain:g} is not above 0 and at most 0.5", "0.05 is one image in twenty"
-        )
+    own = {name: arguments[name] for name in OPTIONS_OF_OTHERS} | {"size": checked_size(size, "--size")}
+    resolution = checked_size(image_size, "--image-size")
+    targets, precisions = chosen_targets(target, batch), several(precision)
+    devices = for_gpus(compute_capabilities, targets) | for_boards(max_ram, max_flash, ethos_u, targets)
+    check_abstention(abstain, false_abstain)
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
     from edgekit.export.from_source import export_source
@@ -161,8 +151,8 @@ def export(
 
     plan(targets, precisions)  # refuses what does not fit before the model is looked at
     check_batch(targets, batch)
-    task, which = _chosen_task(model, which, task, embedding)
-    targets = _of_task(task, targets, "all" in _several(target))
+    task, which = chosen_task(model, which, task, embedding)
+    targets = targets_of_task(task, targets, "all" in several(target))
     ids = plan(targets, precisions)
     # Only an answer that may be unknown can be asked for without; thresholds of classes are always calibrated.
     never: Rule | None = None if find(task).abstains else RULES[0]
@@ -171,13 +161,13 @@ def export(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
     with scratch_folder("export") as scratch:
-        source = _source(model, which, calibration_images, own, resolution, Path(scratch), task)
+        source = model_source(model, which, calibration_images, own, resolution, Path(scratch), task)
         if task == RECOGNITION:
             from edgekit.export.recognition import recognizer_of
 
             source = recognizer_of(source, Path(scratch))
         if source.random:
-            echo(f"{_name(model)}: {source.notes[0]}", err=True)
+            echo(f"{name_of(model)}: {source.notes[0]}", err=True)
         folder = Path(output) if output is not None else source.output
         bundle = export_source(
             source,
@@ -202,277 +192,6 @@ def export(
     return bundle
 
 
-def _chosen_task(
-    model: nn.Module | runs.Run | Path | str, which: ModelOfRun | None, task: str | None, embedding: bool
-) -> tuple[str, ModelOfRun | None]:
-    """Return what the bundle answers, and which model of a run that is; by its recipe, where the caller does not say.
-
-    Raises:
-        ExportError: there is no such task, or it has no further embedding to give.
-    """
-    if task not in (None, *_TASKS):
-        hint = near(task, _TASKS) or f"give one of {', '.join(_TASKS)}"
-        raise ExportError(f"no such task to export: {task}", hint)
-    run = _as_run(model)
-    trained_for = DEFAULT if run is None else run.recipe.task
-    if run is not None and task not in (None, RECOGNITION) and (task == MULTILABEL) != (trained_for == MULTILABEL):
-        raise ExportError(f"--task {task}: {run.path} was trained for {trained_for}", "leave --task out")
-    task = task or trained_for
-    if (task == ANOMALY) != (trained_for == ANOMALY):
-        what = f"{_name(model)}: its recipe has task: {trained_for}" if run is not None else f"{_name(model)} is no run"
-        raise ExportError(f"--task {task}: {what}", f"leave --task out, or train a run with task: {task}")
-    if task == ANOMALY and (which is not None or embedding):
-        raise ExportError(
-            f"--{'embedding' if embedding else f'model {which}'}: a run of task: {ANOMALY} has one model, its detector, and no embedding",
-            "leave it out",
-        )
-    if task == RECOGNITION and embedding:
-        raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
-    if task == RECOGNITION and which is None and run is not None and run.record("distill") is None:
-        echo("there is no student, so that the pretrained encoder is exported", err=True)
-        which = _ENCODER
-    return task, which
-
-
-def _of_task(task: str, targets: tuple[str, ...], every_target: bool) -> tuple[str, ...]:
-    """The targets that can serve a task; of `--target all`, the others are left out, and named.
-
-    Raises:
-        ExportError: another one is asked for.
-    """
-    if task != ANOMALY:
-        return targets
-    other = [name for name in targets if name in _NOT_FOR_ANOMALIES]
-    if other and not every_target:
-        raise ExportError(
-            f"--target {other[0]}: not supported for task {ANOMALY}, whose graphs search a bank, or whiten features",
-            f"take {', '.join(name for name in every() if name not in _NOT_FOR_ANOMALIES)}",
-        )
-    for name in other:
-        echo(f"{name} is left out: not supported for task {ANOMALY}", err=True)
-    return tuple(name for name in targets if name not in other)
-
-
-def _as_run(model: nn.Module | runs.Run | Path | str) -> runs.Run | None:
-    """Return the run that a model is given by; None where it is none."""
-    if isinstance(model, runs.Run):
-        return model
-    if isinstance(model, (str, Path)):
-        from edgekit.export.importers.kinds import kind_of
-
-        return opened(model) if kind_of(str(model)) == "run" else None
-    return None
-
-
 def zip_of(bundle: Bundle) -> Path:
     """Return the path of the bundle as one file."""
     return bundle.path.with_name(f"{bundle.path.name}.zip")
-
-
-def chosen_targets(asked: str | Sequence[str], batch: int | None = None) -> tuple[str, ...]:
-    """The targets that are meant, each once; `all` leaves out what cannot be made here, or not with this batch size, and says so.
-
-    Args:
-        asked: names of targets, or `all` among them; none: the defaults.
-        batch: the batch size of the graphs; None: any.
-    """
-    names = tuple(dict.fromkeys(_several(asked))) or DEFAULT_TARGETS
-    if "all" not in names:
-        return names
-    from edgekit.export.listing import why_not_made
-
-    chosen = []
-    for target in every().values():
-        other_batch = batch is not None and target.only_batch not in {0, batch}
-        if missing := why_not_made(target) or (f"it runs batches of {target.only_batch} alone" if other_batch else ""):
-            echo(f"{target.name} is left out: {missing}", err=True)
-        else:
-            chosen.append(target.name)
-    return tuple(chosen)
-
-
-def _for_gpus(capabilities: str | Sequence[str] | None, targets: Sequence[str]) -> dict[str, Any]:
-    """The option of the targets that build for other GPUs than this machine's.
-
-    Raises:
-        ExportError: no such target is asked for, or there is no such capability.
-    """
-    from edgekit.runtimes.tensorrt.options import parse_capabilities
-
-    if capabilities is None:
-        return {}
-    _check_taken("compute_capabilities", "--compute-capability", targets, "other targets build on the device")
-    text = capabilities if isinstance(capabilities, str) else ",".join(capabilities)
-    return {"compute_capabilities": parse_capabilities(text)}
-
-
-def _for_boards(
-    max_ram: str | int | None, max_flash: str | int | None, ethos_u: str | None, targets: Sequence[str]
-) -> dict[str, Any]:
-    """The options of the targets for microcontrollers.
-
-    Raises:
-        ExportError: no such target is asked for, or an option's value is not valid.
-    """
-    given = {"max_ram": max_ram, "max_flash": max_flash, "ethos_u": ethos_u}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    for name in chosen:
-        _check_taken(name, f"--{name.replace('_', '-')}", targets, "give that target, or leave it out")
-    if not chosen:
-        return {}
-    from edgekit.export.micro.limits import parse_size
-    from edgekit.export.micro.npu import check_accelerator
-
-    if ethos_u is not None:
-        check_accelerator(ethos_u)
-    sizes = {
-        name: parse_size(value, f"--{name.replace('_', '-')}") for name, value in chosen.items() if name != "ethos_u"
-    }
-    return {**chosen, **sizes}
-
-
-def _check_taken(name: str, option: str, targets: Sequence[str], hint: str) -> None:
-    """Check that one of the targets has an option of its own (`Target.options`).
-
-    Raises:
-        ExportError: none has.
-    """
-    takers = [target.name for target in every().values() if name in target.options]
-    if not set(takers) & set(targets):
-        raise ExportError(f"{option} is of --target {' and '.join(takers)} alone", hint)
-
-
-def _checked_size(size: SizeLike | None, option: str) -> ImageSize | None:
-    """Return a size within the limits of a bundle.
-
-    Raises:
-        ExportError: it is none.
-    """
-    if size is None:
-        return None
-    try:
-        found = ImageSize.of(size)
-    except ValueError as error:
-        raise ExportError(f"{option}: {error}", "for example 96, or (96, 128)") from error
-    if not all(LEAST_SIDE <= side <= MOST_SIDE for side in found):
-        raise ExportError(
-            f"{option} {found.option}: is not possible", f"give sides from {LEAST_SIDE} to {MOST_SIDE} pixels"
-        )
-    return found
-
-
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _source(
-    model: nn.Module | runs.Run | Path | str, which: str | None, calibration_images: int, own: dict[str, Any],
-    image_size: ImageSize | None, scratch: Path, task: str = DEFAULT,
-) -> ModelSource:  # fmt: skip
-    """Return the model to export, at the resolution `image_size` if it is set; checks that do not need torch come first."""
-    if isinstance(model, runs.Run):
-        return _of_run(model, which, calibration_images, own, image_size, task)
-    if isinstance(model, (str, Path)):
-        from edgekit.export.importers.kinds import kind_of
-
-        if kind_of(str(model)) == "run":
-            return _of_run(opened(model), which, calibration_images, own, image_size, task)
-    if which is not None:
-        raise ExportError(f"--model {which}: {_name(model)} is not a run", "leave --model out")
-
-    from edgekit.export.importers.import_model import import_model
-    from edgekit.export.importers.request import model_request
-
-    if image_size is not None:
-        if own["size"] or own["resize"]:
-            raise ExportError(
-                "--image-size cannot be combined with --size or --resize", "leave those out, or give only --size"
-            )
-        own = {**own, "size": image_size}
-    return import_model(
-        model_request(
-            _name(model),
-            calibration_images=calibration_images,
-            several=task == MULTILABEL,
-            **_as_text(own),
-            **_module(model),
-        ),
-        scratch,
-    )
-
-
-def _of_run(
-    run: runs.Run,
-    which: str | None,
-    calibration_images: int,
-    own: dict[str, Any],
-    image_size: ImageSize | None,
-    task: str,
-) -> ModelSource:
-    set_options = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
-    run, which = opened(run), which or "student"
-    if task == ANOMALY:
-        return _of_detector(run, calibration_images, set_options, image_size)
-    if which not in (*TRAINED_BY, _ENCODER):
-        raise ExportError(f"{which!r} is not a model of a run", f"give one of {', '.join(TRAINED_BY)}")
-    if which == _ENCODER and task != RECOGNITION:
-        raise ExportError("the encoder of a run has no classes", "add --task recognition, or export another --model")
-    run.require(TRAINED_BY.get(which, "pretrain"))
-    if set_options:
-        raise ExportError(
-            f"{set_options[0]}: {run.path} is a run, which has its own value", f"leave {', '.join(set_options)} out"
-        )
-
-    from edgekit.export.importers.runs import from_run
-    from edgekit.train.records.inputs import require_current
-
-    return from_run(run, which, calibration_images, require_current, image_size)
-
-
-def _of_detector(
-    run: runs.Run, calibration_images: int, set_options: list[str], image_size: ImageSize | None
-) -> ModelSource:
-    run.require(ANOMALY)
-    if set_options or image_size is not None:
-        option = set_options[0] if set_options else "--image-size"
-        raise ExportError(
-            f"{option}: {run.path} has a detector, which was built for images of its own recipe", f"leave {option} out"
-        )
-    from edgekit.export.importers.detectors import detector_from_run
-    from edgekit.train.records.inputs import require_current
-
-    return detector_from_run(run, calibration_images, require_current)
-
-
-def _name(model: nn.Module | runs.Run | Path | str) -> str:
-    return str(model) if isinstance(model, (str, Path)) else type(model).__name__
-
-
-def _module(model: nn.Module | Path | str) -> dict[str, Any]:
-    """Return the network, if the model is one.
-
-    Raises:
-        ExportError: the model cannot be exported.
-    """
-    if isinstance(model, (str, Path)):
-        return {}
-    from torch import nn
-
-    if not isinstance(model, nn.Module):
-        raise ExportError(
-            f"export takes a run, a torch.nn.Module, or the name of a model, not {type(model).__name__}",
-            'for instance edgekit.export("runs/photos")',
-        )
-    return {"module": model}
-
-
-def _as_text(own: dict[str, Any]) -> dict[str, Any]:
-    """Convert Python values to the text of the command line."""
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
-    for name in ("mean", "std", "pixel_range"):
-        value = options[name]
-        if value is not None and not isinstance(value, str):
-            options[name] = ",".join(map(repr, map(float, value if isinstance(value, Sequence) else [value])))
-    if options["classes"] is not None and not isinstance(options["classes"], str):
-        options |= {"classes": None, "names": list(options["classes"])}
-    return options

@@ -15,10 +15,11 @@ from edgekit.cli.confidence_table import print_confidence
 from edgekit.shares import hundredths, percent
 from edgekit.sizes import ImageSize
 from edgekit.stages import TRAINED_BY
+from edgekit.task_names import TASK_NAMES
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
-    from edgekit.api.exporting import ModelOfRun
+    from edgekit.api.export_model import ModelOfRun
     from edgekit.bundle import Bundle, Speed, Variant
 
 
@@ -145,9 +146,10 @@ def _default_precisions() -> str:
     "--embedding", is_flag=True, help="Add the embedding (the input of the linear layer) as an output of the graph."
 )
 @click.option(
-    "--task", type=click.Choice(["classification", "multilabel", "recognition"]),
+    "--task", type=click.Choice(TASK_NAMES),
     help="multilabel: any number of classes for each image; "
-    "recognition: the embedding alone, for galleries (see edgekit gallery), into DIR-recognition.  [default: the recipe's]",
+    "recognition: the embedding alone, for galleries (see edgekit gallery), into DIR-recognition; "
+    "anomaly: of runs with that task.  [default: the recipe's]",
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")
 @click.option(
@@ -209,7 +211,8 @@ def command(
         return _print_possibilities(as_json)
     if model is None:
         raise click.UsageError("Missing argument 'MODEL': a run's folder, or a model (see --help).")
-    from edgekit.api.exporting import chosen_targets, export, zip_of
+    from edgekit.api.export_options import chosen_targets
+    from edgekit.api.exporting import export, zip_of
     from edgekit.export.catalog import plan
 
     targets = chosen_targets(targets, batch)

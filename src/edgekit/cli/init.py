@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.errors import EdgekitError
+from edgekit.task_names import TASK_NAMES
 from edgekit.terminal import echo, echo_file
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Time(click.ParamType[float]):
 )
 @click.option(
     "--task",
-    type=click.Choice(["classification", "multilabel", "recognition", "anomaly"]),
+    type=click.Choice(TASK_NAMES),
     help="multilabel: any number of classes for each image, from a CSV file; recognition: a model whose embedding recognizes classes "
     "by a few images of each (see edgekit gallery); anomaly: a detector of what is unlike normal images.  [default: by the images]",
 )

@@ -19,6 +19,7 @@ from edgekit.recipe.part import RecipePart
 from edgekit.recipe.stages import Distill, Finetune, Multilabel, Supervised
 from edgekit.recipe.training import Hardware, Monitor
 from edgekit.stages import STAGES, StageName
+from edgekit.task_names import TaskName
 
 
 class Recipe(RecipePart):
@@ -31,7 +32,7 @@ class Recipe(RecipePart):
     name: str = Field(
         "digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="the run folder is runs/NAME"
     )
-    task: Literal["classification", "recognition", "multilabel", "anomaly"] = Field(
+    task: TaskName = Field(
         "classification",
         description="what the run answers: classification: one class for each image; multilabel: any number of classes for each image, from a "
         "CSV file in data.labeled; recognition: the embedding alone, for galleries, of the student "

@@ -11,15 +11,13 @@ from functools import cache
 
 from edgekit.errors import EdgekitError, shortened
 from edgekit.targets import resolve
+from edgekit.task_names import ANOMALY, CLASSIFICATION, MULTILABEL, RECOGNITION
 from edgekit.tasks.task import EMBEDDING, UNKNOWN, Answer, Likeness, Outputs, Task
 
 GROUP = "edgekit.tasks"  # of the entry points that add tasks
-DEFAULT = "classification"  # of whoever does not say, and of bundles older than the tasks
-RECOGNITION = "recognition"
-MULTILABEL = "multilabel"
-ANOMALY = "anomaly"
-_BUILT_IN = {
-    DEFAULT: "edgekit.tasks.classification:CLASSIFICATION",
+DEFAULT = CLASSIFICATION  # of whoever does not say, and of bundles older than the tasks
+_BUILT_IN: dict[str, str] = {
+    CLASSIFICATION: "edgekit.tasks.classification:CLASSIFICATION",
     RECOGNITION: "edgekit.tasks.recognition:RECOGNITION",
     MULTILABEL: "edgekit.tasks.multilabel:MULTILABEL",
     ANOMALY: "edgekit.tasks.anomaly:ANOMALY_DETECTION",
