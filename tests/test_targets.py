@@ -215,7 +215,7 @@ def test_predict_runs_a_variant_of_another_package_and_the_others_without_it(
 
 def test_a_new_version_of_the_package_makes_its_variants_anew(tmp_path: Path, installed: Callable[..., None]) -> None:
     from edgekit.export.inputs import ExportOptions
-    from edgekit.export.pipeline import _key
+    from edgekit.export.reuse import variant_key
     from edgekit.quantize.selection import CalibrationPool
 
     candidates = CalibrationPool.of_images(np.zeros((8, SIZE, SIZE, 3), np.uint8))
@@ -228,7 +228,7 @@ def test_a_new_version_of_the_package_makes_its_variants_anew(tmp_path: Path, in
             (folder / "npz_target-1.0.dist-info" / file.name).write_text(text)
         (folder / "npz_target").symlink_to(ADDED / "npz_target")
         installed(folder)
-        keys.append([_key(id_, {}, candidates, ExportOptions()) for id_ in ("onnx-fp32", "npz-fp32")])
+        keys.append([variant_key(id_, {}, candidates, ExportOptions()) for id_ in ("onnx-fp32", "npz-fp32")])
     assert keys[0][0] == keys[1][0]
     assert keys[0][1] != keys[1][1]
 

@@ -20,7 +20,8 @@ from onnx import TensorProto, numpy_helper
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
 from edgekit.export import jobs, pack, pipeline, served, verify
-from edgekit.export.pipeline import gate, plan
+from edgekit.export.gate import gate
+from edgekit.export.pipeline import plan
 from edgekit.export.served import configurations
 from edgekit.export.verify import AccuracyBounds
 from edgekit.files import sha256

@@ -15,8 +15,8 @@ from PIL import Image
 
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError, GateFailed
+from edgekit.export.gate import gate
 from edgekit.export.judged import Judged, shared
-from edgekit.export.pipeline import gate
 from edgekit.export.verify import AccuracyBounds
 from edgekit.quantize.selection import ADVISED, FEWEST, MOST_HELD_BACK, CalibrationPool, digest_of_arrays
 from tests.helpers import exported

@@ -19,6 +19,7 @@ from edgekit.api.exporting import export
 from edgekit.board import BoardNeeds, NpuCompilation
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
+from edgekit.export.gate import gate
 from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import schema, serialize
 from edgekit.export.litert.graph import Graph
@@ -28,7 +29,6 @@ from edgekit.export.micro.int8 import subset
 from edgekit.export.micro.limits import Limits, measure, operators, parse_size
 from edgekit.export.micro.rules import METHODS, check_kernels, check_operators, quantize_for_micro
 from edgekit.export.micro.students import Students
-from edgekit.export.pipeline import gate
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
 from edgekit.onnx_graph.simplify import fix_batch, simplify
 from edgekit.quantize.calibration import Calibration

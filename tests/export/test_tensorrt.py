@@ -13,9 +13,10 @@ import torch
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
 from edgekit.export import tensorrt, verify
+from edgekit.export.gate import gate
 from edgekit.export.half import simulated
 from edgekit.export.inputs import ExportOptions, Sources
-from edgekit.export.pipeline import gate, plan
+from edgekit.export.pipeline import plan
 from edgekit.export.verify import AccuracyBounds
 from edgekit.files import sha256
 from edgekit.onnx_graph.build import export_onnx

@@ -144,9 +144,9 @@ def export(
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
     from edgekit.export.from_source import export_source
+    from edgekit.export.gate import gate as require_passed
     from edgekit.export.pack import zipped
     from edgekit.export.pipeline import ExportOptions, plan
-    from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
     plan(targets, precisions)  # refuses what does not fit before the model is looked at

@@ -232,7 +232,7 @@ def command(
             _print_table(bundle, archive)
     if as_json:
         _print_json(bundles)
-    from edgekit.export.pipeline import gate
+    from edgekit.export.gate import gate
     from edgekit.export.verify import AccuracyBounds
 
     for bundle, _ in bundles:

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgekit import __version__, tasks
 from edgekit.bundle import BUNDLE_SCHEMA, Bundle, Manifest, Tensor, Variant, write_manifest
-from edgekit.errors import ExportError, GateFailed
+from edgekit.errors import ExportError
 from edgekit.export import pack
 from edgekit.export.alarms import AlarmRequest, with_alarms
 from edgekit.export.catalog import check_batch, in_order, plan, split
@@ -23,27 +23,25 @@ from edgekit.export.doubts import doubts
 from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.jobs import default_jobs, make_all
 from edgekit.export.judged import Judged, Judging, merged, notes, shared
+from edgekit.export.reuse import finished_before, recorded_key, reusable, same_thresholds, variant_key
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
-from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, Run, runner
+from edgekit.export.verify import ReferenceOutputs, Run, runner
 from edgekit.files import copy_file, digest_of, sha256, written_by_a_library
-from edgekit.machine import cpu_features, installed_packages, this_machine
+from edgekit.machine import installed_packages, this_machine
 from edgekit.onnx_graph.build import INPUT, arranged, export_onnx, save
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import label
 from edgekit.onnx_graph.prepare import copied, fused
 from edgekit.preprocess import Preprocessing
-from edgekit.quantize.budget import cut_short
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.fidelity import further
-from edgekit.quantize.selection import CalibrationPool, digest_of_arrays, draw
+from edgekit.quantize.selection import CalibrationPool, Drawn, digest_of_arrays, draw
 from edgekit.result import now
-from edgekit.runtimes import installed
 from edgekit.sizes import ImageSize
-from edgekit.targets import DEFAULT_TARGETS, added_targets, built_in
+from edgekit.targets import DEFAULT_TARGETS
 from edgekit.tasks import Task
 from edgekit.temporary import scratch_folder, temporary_files_in
-from edgekit.terminal import echo
 
 _LAYOUTS = {1: "N", 2: "NC", 3: "NHW", 4: "NCHW"}  # of an output with so many axes
 
@@ -111,11 +109,9 @@ def export_classifier(
     wanted = plan(targets, precisions)
     check_batch(targets, batch)
     chosen = options or ExportOptions()
-    judged = Judged.of(
-        evaluation, calibration if isinstance(calibration, CalibrationPool) else CalibrationPool.of_images(calibration)
-    )
-    images, labels, candidates = judged.images, judged.labels, judged.calibration
-    if any(split(id_)[1] == "int8" for id_ in wanted):
+    pool = calibration if isinstance(calibration, CalibrationPool) else CalibrationPool.of_images(calibration)
+    judged = Judged.of(evaluation, pool)
+    if _int8(wanted):
         judged.require_enough(few_images)
     size = preprocessing.image_size
     with staged(output) as staging, scratch_folder("export") as scratch, _written(output, scratch):
@@ -126,36 +122,20 @@ def export_classifier(
             model = fused(copied(model), size)
         _write_float(model, float_onnx, size, list(classes), embedding, answered)
         label(float_onnx, name=name, classes=classes, preprocessing=preprocessing)
-        _check(images, size)
-        if labels is not None and (fault := answered.labels_fault(labels, len(images), classes)):
-            raise ExportError(f"the evaluation labels {fault}")
-        # Inputs that all variants of a bundle must share; the graph holds weights and normalization.
-        same = {
-            "graph": sha256(float_onnx),
-            "batch": batch,
-            "classes": list(classes),
-            "preprocessing": preprocessing.model_dump(mode="json"),
-            **({} if task == tasks.DEFAULT else {"task": task}),  # which older bundles do not name
-            "evaluation": digest_of_arrays(images, *([] if labels is None else [labels])),
-        }
-        keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
-        reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
-        request = None if (provenance or {}).get("random_weights") or not answered.calibrates else confidence
+        _check_evaluation(judged, size, answered, classes)
+        same = _shared_inputs(float_onnx, judged, batch=batch, classes=classes, preprocessing=preprocessing, task=task)
+        keys = {id_: variant_key(id_, same, judged.calibration, chosen) for id_ in wanted}
+        reused = reusable(old, digest_of(same), keys, chosen.search_minutes)
+        origin = provenance or {}
+        request = None if origin.get("random_weights") or not answered.calibrates else confidence
         known, set_on = images_for(request, judged, answered)
         set_by = {"confidence": set_on, "alarm": None if alarm is None else alarm.digest(judged.labeled)}
-        if old is not None and set(keys) <= set(reused) and _set_by(old, set_by):
+        if old is not None and set(keys) <= set(reused) and same_thresholds(old, set_by):
             return old
-        # Embedding the pool is only worth it for calibration.
-        drawn = draw(
-            float_onnx,
-            candidates,
-            "clusters" if any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused) else "random",
-        )
-        _check(drawn.images, size, "calibration")
-        if overlap := shared(drawn.images, images):
-            drawn.record["also_judged_on"] = overlap
+        remaining = [id_ for id_ in wanted if id_ not in reused]
+        drawn = _drawn(float_onnx, judged, remaining, size)
         staging.begin(digest_of({**same, "edgekit": __version__, "packages": installed_packages()}))
-        reference = _reference(answered, model, trained, float_onnx, images, labels, embedding, staging)
+        reference = _reference(answered, model, trained, float_onnx, judged, embedding, staging)
         sources = Sources(
             float_onnx=float_onnx,
             calibration=Calibration(float_onnx, drawn.images, staging.ranges, drawn.record),
@@ -165,27 +145,28 @@ def export_classifier(
             scratch=Path(scratch),
             model=model if isinstance(model, nn.Module) else None,
             batch=batch,
-            unlabeled=further(candidates, drawn, chosen.recover),
-            searches=sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused),  # interrupted or not
+            unlabeled=further(judged.calibration, drawn, chosen.recover),
+            searches=len(_int8(remaining)),  # interrupted or not
         )
-        finished = _finished(wanted, reused, keys, staging, chosen.search_minutes)
-        missing = [id_ for id_ in wanted if id_ not in {*reused, *finished}]
-        for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
-            staging.finish(variant, keys[variant.id])
-            finished[variant.id] = variant
+        finished = _made(remaining, keys, sources, staging, jobs)
         with pack.replaced(output) as folder:
             variants = _gathered(old, reused, finished, staging, folder)
-            golden = np.ascontiguousarray(images[reference.golden])
+            golden = np.ascontiguousarray(judged.images[reference.golden])
             if timed:
-                variants = with_speed(
-                    variants, folder, float_onnx, np.resize(golden, (batch or 1, *golden.shape[1:])), answered
-                )
-            origin = provenance or {}
+                timed_images = np.resize(golden, (batch or 1, *golden.shape[1:]))
+                variants = with_speed(variants, folder, float_onnx, timed_images, answered)
             calibrated = with_confidence(variants, folder, float_onnx, known, request, answered)
             alarms = with_alarms(calibrated.variants, folder, float_onnx, alarm, judged.labeled, answered)
-            doubtful = (
-                [] if origin.get("random_weights") else doubts(reference, classes)
-            )  # nothing is expected of random weights
+            # Nothing is expected of random weights.
+            doubtful = [] if origin.get("random_weights") else doubts(reference, classes)
+            found = [*doubtful, *notes(variants), *calibrated.notes, *alarms.notes]
+            inputs = {
+                # The next export compares these with its own inputs, to decide which variants it can keep.
+                "graph": same["graph"],
+                "inputs": digest_of(same),
+                **{key: value for key, value in set_by.items() if value is not None},
+                "variants": {v.id: keys.get(v.id) or recorded_key(old, v.id) for v in variants},
+            }
             manifest = Manifest(
                 bundle_schema=BUNDLE_SCHEMA if calibrated.trained is not None else 2,
                 task=task,
@@ -195,40 +176,97 @@ def export_classifier(
                 classes=list(classes),
                 preprocessing=preprocessing,
                 input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[batch, *size, 3]),
-                outputs=[
-                    Tensor(name=key, dtype="float32", layout=_LAYOUTS[value.ndim], shape=[batch, *value.shape[1:]])
-                    for key, value in reference.golden_outputs.items()
-                ],
+                outputs=_outputs(reference, batch),
                 golden=pack.write_golden(folder, golden, reference.golden_outputs),
                 accuracy=reference.accuracy,
                 confidence=calibrated.trained,
                 geometry=calibrated.geometry,
                 alarm=alarms.trained,
                 variants=in_order(alarms.variants),
-                provenance={
-                    **origin,
-                    "notes": merged(
-                        origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes, *alarms.notes]
-                    ),
-                    "judged_on": judged.describe(),
-                    "machine": this_machine().model_dump(mode="json"),
-                    "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-                    "max_drop": chosen.max_drop,
-                    "min_agreement": chosen.min_agreement,
-                    # The next export compares these with its own inputs, to decide which variants it can keep.
-                    "graph": same["graph"],
-                    "inputs": digest_of(same),
-                    **{key: value for key, value in set_by.items() if value is not None},
-                    "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
-                },
+                provenance=_provenance(origin, found, judged, chosen) | inputs,
             )
             write_manifest(folder, manifest)
     return Bundle.open(output)
 
 
-def _set_by(old: Bundle, set_by: dict[str, str | None]) -> bool:
-    """Whether the thresholds of a bundle depend on the same as those that are asked for."""
-    return all(old.manifest.provenance.get(key) == value for key, value in set_by.items())
+def _int8(ids: Iterable[str]) -> list[str]:
+    """Those of the variants that are INT8."""
+    return [id_ for id_ in ids if split(id_)[1] == "int8"]
+
+
+def _check_evaluation(judged: Judged, size: ImageSize, task: Task, classes: Sequence[str]) -> None:
+    _check(judged.images, size)
+    if judged.labels is not None and (fault := task.labels_fault(judged.labels, len(judged.images), classes)):
+        raise ExportError(f"the evaluation labels {fault}")
+
+
+def _shared_inputs(
+    float_onnx: Path,
+    judged: Judged,
+    *,
+    batch: int | None,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    task: str,
+) -> dict[str, Any]:
+    """The inputs that all variants of a bundle must share; the graph holds weights and normalization."""
+    return {
+        "graph": sha256(float_onnx),
+        "batch": batch,
+        "classes": list(classes),
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        **({} if task == tasks.DEFAULT else {"task": task}),  # which older bundles do not name
+        "evaluation": digest_of_arrays(judged.images, *([] if judged.labels is None else [judged.labels])),
+    }
+
+
+def _drawn(float_onnx: Path, judged: Judged, ids: Sequence[str], size: ImageSize) -> Drawn:
+    """Draw the calibration images. Embedding the pool is only worth it where a variant is INT8."""
+    drawn = draw(float_onnx, judged.calibration, "clusters" if _int8(ids) else "random")
+    _check(drawn.images, size, "calibration")
+    if overlap := shared(drawn.images, judged.images):
+        drawn.record["also_judged_on"] = overlap
+    return drawn
+
+
+def _made(
+    ids: Sequence[str], keys: dict[str, str], sources: Sources, staging: Staging, jobs: int | None
+) -> dict[str, Variant]:
+    """Make the variants that an interrupted export had not finished; return all of them."""
+    finished = finished_before(ids, keys, staging, sources.options.search_minutes)
+    missing = [id_ for id_ in ids if id_ not in finished]
+    for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
+        staging.finish(variant, keys[variant.id])
+        finished[variant.id] = variant
+    return finished
+
+
+def _outputs(reference: ReferenceOutputs, batch: int | None) -> list[Tensor]:
+    """The outputs of the graphs, for the manifest."""
+    return [
+        Tensor(name=name, dtype="float32", layout=_LAYOUTS[value.ndim], shape=[batch, *value.shape[1:]])
+        for name, value in reference.golden_outputs.items()
+    ]
+
+
+def _provenance(origin: dict[str, Any], found: Sequence[str], judged: Judged, options: ExportOptions) -> dict[str, Any]:
+    """Where the bundle comes from, and what it was judged by and on.
+
+    Args:
+        origin: the model's own provenance.
+        found: the notes of this export.
+        judged: the images that the variants were judged on.
+        options: the bounds.
+    """
+    return {
+        **origin,
+        "notes": merged(origin.get("notes", []), found),
+        "judged_on": judged.describe(),
+        "machine": this_machine().model_dump(mode="json"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "max_drop": options.max_drop,
+        "min_agreement": options.min_agreement,
+    }
 
 
 @contextmanager
@@ -246,44 +284,6 @@ def _written(output: Path, scratch: Path) -> Iterator[None]:
         ) from error
 
 
-def gate(bundle: Bundle, ids: Iterable[str], bounds: AccuracyBounds) -> None:
-    """Raise an error if a requested variant was rejected.
-
-    Args:
-        bundle: the export's.
-        ids: of the variants that were asked for.
-        bounds: that they were judged by.
-
-    Raises:
-        GateFailed: names the rejected variants, the reasons, and the options that may let them pass.
-    """
-    rejected = [v for v in bundle.manifest.variants if v.id in set(ids) and v.status == "rejected"]
-    if rejected:
-        reasons = "; ".join(f"{v.id}: {v.note}" for v in rejected)
-        raise GateFailed(
-            f"{len(rejected)} of the variants failed verification: {reasons}",
-            f"the bundle is complete and marks them as rejected; {_remedies(rejected, bounds)}",
-        )
-
-
-def _remedies(rejected: list[Variant], bounds: AccuracyBounds) -> str:
-    """What may let rejected variants pass, by the gates that they failed."""
-    loses = [v for v in rejected if bounds.loses(v.drop)]
-    differs = [v for v in rejected if bounds.differs(v.agreement)]
-    large = [v for v in rejected if v.board is not None and v.board.exceeds]
-    broken = [v.id for v in rejected if v not in loses and v not in differs and v not in large]
-    options = ["more --calibration-images"] if any(v.precision == "int8" for v in (*loses, *differs)) else []
-    options += ["a larger --max-drop"] if loses else []
-    options += ["a smaller --min-agreement"] if differs else []
-    options += ["a smaller student or --image-size, or a board with more memory"] if large else []
-    said = [f"{' or '.join(options)} may let {'it' if len(rejected) == 1 else 'them'} pass"] if options else []
-    if broken:
-        said.append(
-            f"no option makes up for what is wrong with {', '.join(broken)}: leave it out with --precision or --target"
-        )
-    return "; ".join(said)
-
-
 def _write_float(
     model: nn.Module | Path, path: Path, size: ImageSize, classes: list[str], embedding: bool, task: Task
 ) -> None:
@@ -297,10 +297,11 @@ def _write_float(
 
 
 def _reference(
-    task: Task, model: nn.Module | Path, trained: Run | None, float_onnx: Path, images: NDArray[np.uint8],
-    labels: NDArray[Any] | None, embedding: bool, staging: Staging,
+    task: Task, model: nn.Module | Path, trained: Run | None, float_onnx: Path, judged: Judged, embedding: bool,
+    staging: Staging,
 ) -> ReferenceOutputs:  # fmt: skip
     """The trained model's outputs; taken from an interrupted export if that had computed them."""
+    images, labels = judged.images, judged.labels
     kept = staging.arrays() or {}
     outputs = {name: kept[key] for name in task.required if (key := f"output.{name}") in kept}
     further = {name: kept[key] for name in task.optional if (key := f"golden.{name}") in kept}
@@ -327,21 +328,6 @@ def _onnx_runner(path: Path, task: Task) -> Run:
     return open_session("onnxruntime", path, task=task).run_all
 
 
-def _finished(
-    wanted: list[str], reused: dict[str, Variant], keys: dict[str, str], staging: Staging, minutes: float
-) -> dict[str, Variant]:
-    """The variants that an interrupted export had finished."""
-    found = {id_: staging.finished(id_, keys[id_]) for id_ in wanted if id_ not in reused}
-    finished = {
-        id_: variant
-        for id_, variant in found.items()
-        if variant is not None and not cut_short(variant.quantization, minutes)
-    }
-    if finished:
-        echo(f"resuming an interrupted export: {', '.join(finished)} already made", err=True)
-    return finished
-
-
 def _gathered(
     old: Bundle | None, reused: dict[str, Variant], finished: dict[str, Variant], staging: Staging, folder: Path
 ) -> list[Variant]:
@@ -353,40 +339,6 @@ def _gathered(
     return variants
 
 
-def _key(id_: str, same: dict[str, Any], candidates: CalibrationPool, options: ExportOptions) -> str:
-    """A digest of everything that a variant depends on: if it has not changed, the variant need not be made again."""
-    target, precision = split(id_)
-    chosen = options.of(target, precision)
-    inputs = {**same, "id": id_, "edgekit": __version__, "packages": installed_packages(), "options": chosen}
-    if target.name not in built_in():  # another version of the package may make another file
-        inputs["target"] = [added_targets()[target.name].package, installed()[target.runtime.name]]
-    if precision == "int8":
-        inputs |= {"calibration": candidates.key, "isa": cpu_features()}
-    return digest_of(inputs)
-
-
-def _reusable(old: Bundle | None, inputs: str, keys: dict[str, str], minutes: float) -> dict[str, Variant]:
-    """The variants of the existing bundle that are kept in the new one.
-
-    A requested variant whose search was cut is made again if the limit is longer now.
-    """
-    if old is None:
-        return {}
-    provenance = old.manifest.provenance
-    if provenance.get("inputs") != inputs:
-        return {}
-    return {
-        v.id: v
-        for v in old.manifest.variants
-        if v.id not in keys or (_recorded(old, v.id) == keys[v.id] and not cut_short(v.quantization, minutes))
-    }
-
-
-def _recorded(old: Bundle | None, id_: str) -> str | None:
-    recorded = old.manifest.provenance.get("variants") if old is not None else None
-    return recorded.get(id_) if isinstance(recorded, dict) else None
-
-
 def _check(images: NDArray[np.uint8], size: ImageSize, what: str = "evaluation") -> None:
     if images.dtype != np.uint8 or images.shape[1:] != (*size, 3) or not len(images):
         raise ExportError(
@@ -394,4 +346,4 @@ def _check(images: NDArray[np.uint8], size: ImageSize, what: str = "evaluation")
         )
 
 
-__all__ = ["ConfidenceRequest", "ExportOptions", "Sources", "export_classifier", "gate", "plan"]
+__all__ = ["ConfidenceRequest", "ExportOptions", "Sources", "export_classifier", "plan"]
