@@ -19,18 +19,24 @@ from PIL import Image
 import edgekit as package
 from edgekit.bench.golden import prove
 from edgekit.bundle import MANIFEST, Bundle
+from edgekit.data import anomaly_sets
+from edgekit.data.anomaly_layouts import AnomalyImages, list_images
 from edgekit.data.anomaly_sets import load_anomaly_sets
 from edgekit.errors import ExportError, RecipeError
 from edgekit.export.alarms import AlarmRequest, with_alarms
 from edgekit.export.half import to_half
+from edgekit.export.importers.detectors import detector_from_run
 from edgekit.models.store import load_detector
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.tail import tail_of
 from edgekit.quantize.qdq_lint import lint
-from edgekit.recipe import dump, parse
+from edgekit.recipe import DataConfig, dump, parse
 from edgekit.run import Run
 from edgekit.runtimes import load
 from edgekit.tasks.anomaly import ANOMALY_DETECTION, MAP, SCORE, Verdict
+from edgekit.train.detect.evaluate import evaluate_detector
+from edgekit.train.records.inputs import require_current
+from edgekit.train.stages.pipeline import train
 from tests.helpers import anomalies
 
 Command = Callable[..., tuple[int, str, str]]
@@ -205,6 +211,25 @@ def test_a_run_is_evaluated(bundles: Callable[[str], Bundle], edgekit: Command) 
     assert code == 0
     assert "decided rightly" in out
     assert edgekit("report", run)[0] == 0
+
+
+def test_a_command_lists_and_decodes_the_images_of_a_run_once(
+    images: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+
+    def counted(data: DataConfig) -> AnomalyImages:
+        listed.append(data)
+        return list_images(data)
+
+    monkeypatch.setattr(anomaly_sets, "list_images", counted)
+    recipe, run = anomalies.recipe(images, weights, method="padim"), Run(tmp_path / "run")
+    train(recipe, run)
+    assert len(listed) == 1
+    evaluate_detector(run)
+    assert len(listed) == 2
+    detector_from_run(run, 8, require_current)
+    assert len(listed) == 3
 
 
 def test_the_same_recipe_is_skipped_and_another_one_refused(

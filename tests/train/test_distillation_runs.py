@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -15,6 +16,7 @@ import torch
 from edgekit import recipe as recipes
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.files import sha256
+from edgekit.models.classifier import Classifier
 from edgekit.models.pixels import normalize
 from edgekit.models.resnet import ResNet
 from edgekit.models.store import load_classifier
@@ -22,7 +24,7 @@ from edgekit.recipe import TeacherSource
 from edgekit.run import Run
 from edgekit.train.distill.teachers import load_teachers
 from edgekit.train.records.inputs import stage_inputs
-from edgekit.train.stages.pipeline import Report, train
+from edgekit.train.stages.pipeline import Report, Stages, train
 from tests.helpers.recipe_changes import changed
 
 NETWORK = {"name": "resnet10", "width": 0.125, "stem": "strided"}
@@ -203,11 +205,20 @@ def test_a_missing_file_of_weights_is_one_line_for_complete_runs_too(run: Path, 
 
 
 def test_a_student_of_the_encoder_s_network_starts_from_its_weights(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a learning rate of nothing, the student's encoder is what it started from."""
+    """With a learning rate of nothing, the student's encoder is what it started from; no other network is built for it."""
     still = {"name": "sgd", "lr": 1e-30, "weight_decay": 0.0, "warmup_epochs": 0}
+    built = []
+    build = Stages._student
+
+    def counted(stages: Stages, *arguments: Any) -> Classifier:
+        built.append(arguments[0])
+        return build(stages, *arguments)
+
+    monkeypatch.setattr(Stages, "_student", counted)
     outcomes(recipe(distill__optimizer=still, distill__start="encoder"), run)
+    assert "distill" not in built
     assert "distill: starts from the pretrained encoder" in capsys.readouterr().err
     pretrained, student = (
         safetensors.torch.load_file(run / stage / "model.safetensors") for stage in ("pretrain", "distill")
@@ -218,6 +229,7 @@ def test_a_student_of_the_encoder_s_network_starts_from_its_weights(
     record = json.loads((run / "distill" / "stage.json").read_text())
     assert record["metrics"]["started_from"] == {"stage": "pretrain"}
     outcomes(recipe(distill__optimizer=still), run)
+    assert "distill" in built
     new = safetensors.torch.load_file(run / "distill" / "model.safetensors")
     assert not any(torch.equal(new[name], pretrained[name]) for name in names if new[name].ndim == 4)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data.anomaly_sets import load_anomaly_sets, training_images
+from edgekit.data.anomaly_sets import AnomalySets, load_anomaly_sets, training_images
 from edgekit.data.decode import Decoded, Stream, decode
 from edgekit.data.divide import NO_ROWS, Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
@@ -44,6 +44,7 @@ class Splits:
         skipped: files that could not be decoded.
         notes: notes for the user, one sentence each.
         pixel_range: range that images of more than 8 bits were read with; None without such images.
+        anomaly: the sets of `task: anomaly`, whose training images are the pool; None for other tasks.
     """
 
     classes: list[str]
@@ -54,6 +55,7 @@ class Splits:
     skipped: list[Skipped]
     notes: list[str]
     pixel_range: PixelRange | None = None
+    anomaly: AnomalySets | None = None
 
 
 def set_sizes(splits: Splits) -> dict[str, int]:
@@ -121,13 +123,13 @@ def _pile_splits(data: DataConfig, run: Run | None) -> Splits:
 
 
 def _normal_splits(data: DataConfig, run: Run | None) -> Splits:
-    """Return the images that anomaly detection trains on as the pool, and no labels: its test set has masks, see `load_anomaly_sets`."""
+    """Return the images that anomaly detection trains on as the pool, and no labels: its test set has masks, see `Splits.anomaly`."""
     sets = load_anomaly_sets(data, run)
     pool, stored = sets.normal, training_preprocessing(data)
     if stored != sets.preprocessing:
         pool = ImageSet(training_images(sets, data, stored).images, pool.names, pool.digests)
     none = ImageSet(np.zeros((0, *sets.preprocessing.image_size, 3), np.uint8), [], [], np.zeros(0, np.int64))
-    return Splits([], pool, none, none, none, sets.skipped, sets.notes, sets.pixel_range)
+    return Splits([], pool, none, none, none, sets.skipped, sets.notes, sets.pixel_range, sets)
 
 
 def _divided_pile(data: DataConfig, source: ImageSource, test_source: ImageSource | None) -> Splits:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.anomaly_labels import labels_of_test
-from edgekit.data.anomaly_sets import load_anomaly_sets
 from edgekit.data.pasted import pasted
 from edgekit.data.pixels import Pixels
 from edgekit.data.splits import load_splits
@@ -52,7 +51,8 @@ def detector_from_run(run: Run, calibration_images: int, require_current: Callab
     record = run.require(STAGE)
     splits = load_splits(recipe.data, run)
     require_current(recipe.stages, recipe, splits, run)
-    sets = load_anomaly_sets(recipe.data, run)
+    sets = splits.anomaly
+    assert sets is not None  # the run has a detector
     detector = load_detector(run.stage_path(STAGE), record.outputs)
     own = detector.encoder.without_conversion()
     if detector.student is not None:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgekit.data.anomaly_labels import labels_of_test
-from edgekit.data.anomaly_sets import AnomalySets, load_anomaly_sets
+from edgekit.data.anomaly_sets import AnomalySets
 from edgekit.data.pixels import Pixels
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
@@ -43,8 +43,10 @@ def evaluate_detector(run: Run) -> Evaluation:
         DataError: the test set lacks normal or anomalous images.
     """
     recipe = run.recipe
-    records = require_current(recipe.stages, recipe, load_splits(recipe.data, run), run)
-    sets = load_anomaly_sets(recipe.data, run)
+    splits = load_splits(recipe.data, run)
+    records = require_current(recipe.stages, recipe, splits, run)
+    sets = splits.anomaly
+    assert sets is not None  # the run has a detector
     labels = labels_of_test(sets)
     anomalous = image_labels(labels) if len(labels) else np.zeros(0, bool)
     if not anomalous.any() or anomalous.all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,12 +30,10 @@ def knn(bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, neighb
         neighbors: k <= n.
         temperature: each neighbor votes with exp(cosine / temperature).
     """
-    bank, predictions = F.normalize(bank.float(), dim=1), []
-    for part in F.normalize(queries.float(), dim=1).split(BATCH):
-        similarities, indexes = (part @ bank.T).topk(neighbors, dim=1)
-        votes = torch.zeros(len(part), classes, device=bank.device)
-        votes.scatter_add_(1, bank_labels[indexes], ((similarities - 1) / temperature).exp())
-        predictions.append(votes.argmax(dim=1))
+    predictions = []
+    for votes, nearest in _votes(bank, queries, neighbors, temperature):
+        of_classes = torch.zeros(len(votes), classes, device=votes.device)
+        predictions.append(of_classes.scatter_add_(1, bank_labels[nearest], votes).argmax(dim=1))
     return torch.cat(predictions)
 
 
@@ -48,12 +47,17 @@ def knn_shares(bank: Tensor, bank_labels: Tensor, queries: Tensor, neighbors: in
         neighbors: at most n.
         temperature: each neighbor votes with exp(cosine / temperature).
     """
-    bank, labels, shares = F.normalize(bank.float(), dim=1), bank_labels.float(), []
+    labels = bank_labels.float()
+    found = _votes(bank, queries, neighbors, temperature)
+    return torch.cat([torch.einsum("mn,mnk->mk", votes, labels[nearest]) for votes, nearest in found])
+
+
+def _votes(bank: Tensor, queries: Tensor, neighbors: int, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, in batches of queries, the votes (m, neighbors) of each one's nearest neighbors, which sum to 1, and their rows in the bank."""
+    bank = F.normalize(bank.float(), dim=1)
     for part in F.normalize(queries.float(), dim=1).split(BATCH):
-        similarities, indexes = (part @ bank.T).topk(neighbors, dim=1)
-        votes = (similarities / temperature).softmax(1)
-        shares.append(torch.einsum("mn,mnk->mk", votes, labels[indexes]))
-    return torch.cat(shares)
+        similarities, nearest = (part @ bank.T).topk(neighbors, dim=1)
+        yield (similarities / temperature).softmax(1), nearest
 
 
 def neighbors_for(bank: int, classes: int) -> int:

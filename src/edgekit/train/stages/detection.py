@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgekit.data.anomaly_sets import load_anomaly_sets
 from edgekit.data.images import ImageSet
 from edgekit.files import write_bytes
 from edgekit.models.encoders import Encoder, build_encoder
@@ -35,11 +34,12 @@ class Detection:
     Args:
         recipe: what to build.
         run: its earlier stages are read.
+        images: the normal ones to build it from, as `AnomalySets.normal`.
         device: where the encoder runs.
     """
 
-    def __init__(self, recipe: Recipe, run: Run, device: torch.device) -> None:
-        self.recipe, self.run, self.device = recipe, run, device
+    def __init__(self, recipe: Recipe, run: Run, images: ImageSet, device: torch.device) -> None:
+        self.recipe, self.run, self.images, self.device = recipe, run, images, device
         self.last: dict[str, Any] = {}  # the log of the student's last epoch
 
     def build(self, folder: Path) -> tuple[list[str], dict[str, Any]]:
@@ -48,8 +48,7 @@ class Detection:
         Args:
             folder: of the stage; stfpm resumes from a checkpoint in it.
         """
-        config, data = self.recipe.anomaly, self.recipe.data
-        images = load_anomaly_sets(data, self.run).normal
+        config, data, images = self.recipe.anomaly, self.recipe.data, self.images
         encoder, architecture = self._encoder()
         start = {} if encoder.loaded is None else {"started_from": asdict(encoder.loaded)}
         seed = seed_for(self.recipe.seed, STAGE, "draws")

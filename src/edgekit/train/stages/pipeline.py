@@ -232,14 +232,7 @@ class Stages:
         if rank() == 0:
             for loaded in taught:
                 echo(f"distill: weights of a teacher: {loaded}", err=True)
-        student = self._student("distill", config.student)
-        start = _start("distill", student.encoder)
-        if self.recipe.student_starts_as_encoder:
-            pretrained = load_pretrained(self.run.stage_path("pretrain"), self.run.require("pretrain").outputs)
-            student = Classifier(pretrained.architecture, self.size, self.splits.classes, pretrained.encoder)
-            start = {"started_from": {"stage": "pretrain"}}
-            if rank() == 0:
-                echo("distill: starts from the pretrained encoder, which is the same network", err=True)
+        student, start = self._started_student()
         augment = augment_for(config.augmentation, self.recipe.data)
         task = DistillTask(student, teachers, augment, config, labeled, self.objective)
         images = labeled if config.images == "labeled" else self.splits.pool
@@ -248,6 +241,19 @@ class Stages:
         files, metrics = self._classifier("distill", task, task.result, images, folder)
         teachers_from = {"teachers_from": [asdict(loaded) for loaded in taught]} if taught else {}
         return files, metrics | start | teachers_from
+
+    def _started_student(self) -> tuple[Classifier, dict[str, Any]]:
+        """Return the student of the distillation, and for the record what it starts from."""
+        if not self.recipe.student_starts_as_encoder:
+            student = self._student("distill", self.recipe.distill.student)
+            return student, _start("distill", student.encoder)
+        torch.manual_seed(seed_for(self.recipe.seed, "distill", "weights"))
+        pretrained = load_pretrained(self.run.stage_path("pretrain"), self.run.require("pretrain").outputs)
+        student = Classifier(pretrained.architecture, self.size, self.splits.classes, pretrained.encoder)
+        self.objective.prepare(student.head, labels_of(self.splits.labeled))
+        if rank() == 0:
+            echo("distill: starts from the pretrained encoder, which is the same network", err=True)
+        return student, {"started_from": {"stage": "pretrain"}}
 
     def supervised(self, folder: Path) -> StageFiles:
         """Train the baseline: the student's architecture, from scratch, on the label budget."""
@@ -273,7 +279,8 @@ class Stages:
 
     def anomaly(self, folder: Path) -> StageFiles:
         """Build the anomaly detector from the normal images."""
-        files, metrics = Detection(self.recipe, self.run, self.device).build(folder)
+        assert self.splits.anomaly is not None  # the stage is of task anomaly alone
+        files, metrics = Detection(self.recipe, self.run, self.splits.anomaly.normal, self.device).build(folder)
         return files, {**metrics, "measured_on": self.measured_on}
 
     def _knn(self, encoder: Encoder) -> float | None:
