@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
+
+from edgekit.conformal import fewest_samples
 
 Rule = Literal["distance", "probability", "energy"]
 DISTANCE, PROBABILITY, ENERGY = get_args(Rule)
@@ -15,4 +16,4 @@ FEWEST = 20  # labeled images: with fewer, the interval of a rate of 5 % reaches
 
 def fewest_images(false_abstain: float) -> int:
     """The least number of images for a threshold that so large a share of them is below: where it is one of them, and at least `FEWEST`."""
-    return max(FEWEST, math.ceil(1 / false_abstain - 1 - 1e-9))
+    return max(FEWEST, fewest_samples(false_abstain))

@@ -9,6 +9,7 @@ writes to the streams.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 import sys
@@ -97,6 +98,10 @@ def new_console(*, stderr: bool = False, width: int | None = None, highlight: bo
     from rich.text import Text
 
     class Plain(RichConsole):
+        def on_broken_pipe(self) -> None:
+            """Let the command end as with any other output; Rich would exit with 1, as if a check had failed."""
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
         def render_str(self, text: str, **options: Any) -> Any:
             return super().render_str(visible(text), **options)
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.conformal import fewest_samples
 from edgekit.errors import DataError
 from edgekit.gallery.search import unit
 from edgekit.gallery.testing import auroc
-from edgekit.gallery.threshold import calibrate, fewest, require_value
+from edgekit.gallery.threshold import calibrate, require_value
 
 
 def some_vectors(count: int, seed: int = 0) -> np.ndarray:
@@ -51,12 +52,12 @@ def test_it_is_what_its_definition_says(counts: list[int], rate: float) -> None:
     assert found.false_rejects == (None if rejects is None else pytest.approx(rejects, abs=1e-9))
     assert found.impostors == (0 if len(counts) == 1 else sum(counts))
     assert found.genuine == sum(count for count in counts if count > 1)
-    assert bool(found.note) == (found.value is None or len(counts) < fewest(rate))
+    assert bool(found.note) == (found.value is None or len(counts) < fewest_samples(rate))
 
 
 @pytest.mark.parametrize(("rate", "least"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.01, 99), (0.001, 999)])
 def test_a_rate_needs_as_many_images_as_make_it_possible(rate: float, least: int) -> None:
-    assert fewest(rate) == least
+    assert fewest_samples(rate) == least
     enough, too_few = (calibrate(some_vectors(n), np.ones(n, np.int64), false_accepts=rate) for n in (least, least - 1))
     if least > 1:  # a single image has no other class
         assert enough.value is not None

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 
+from edgekit.conformal import fewest_samples
 from edgekit.errors import DataError
 from edgekit.tasks.anomaly_metrics import (
     best_threshold,
     f1_at,
-    fewest_normal,
     image_auroc,
     pixel_auroc,
     quantile_threshold,
@@ -157,7 +157,7 @@ def test_the_threshold_of_normal_images_is_exceeded_by_the_stated_share_at_most(
     seed: int, images: int, rate: float
 ) -> None:
     """Exactly, not in the mean of draws: leave each of n + 1 images out in turn, and count those above the threshold of the others."""
-    assume(images >= fewest_normal(rate))
+    assume(images >= fewest_samples(rate))
     scores = np.random.default_rng(seed).normal(size=images + 1)
     above = [scores[i] > quantile_threshold(np.delete(scores, i), rate).threshold for i in range(images + 1)]
     assert np.mean(above) <= rate + 1e-12

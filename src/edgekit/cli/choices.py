@@ -10,9 +10,20 @@ import click
 from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, parse_image_size
 
 if TYPE_CHECKING:
-    _Choice = click.Choice[str]
-else:  # click 8.1's is not generic
-    _Choice = click.Choice
+    from click import Choice, ParamType
+else:
+
+    class _Generic:
+        """Those of click 8.1 are not generic."""
+
+        def __class_getitem__(cls, kind):
+            return cls
+
+    class Choice(_Generic, click.Choice):
+        """See `click.Choice`."""
+
+    class ParamType(_Generic, click.ParamType):
+        """See `click.ParamType`."""
 
 
 override_option = click.option(
@@ -20,7 +31,7 @@ override_option = click.option(
 )
 
 
-class TableChoice(_Choice):
+class TableChoice(Choice[str]):
     """A choice whose values come from a function. It is called when a value is checked or help is shown, not at import.
 
     Args:
@@ -41,7 +52,7 @@ class TableChoice(_Choice):
         """Ignore the empty list that click's constructor sets."""
 
 
-class SizeOption(click.ParamType[ImageSize]):
+class SizeOption(ParamType[ImageSize]):
     """The size of images in pixels: `96`, or `96,128` for height and width.
 
     Args:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.choices import ParamType
 from edgekit.errors import EdgekitError
 from edgekit.task_names import TASK_NAMES
 from edgekit.terminal import echo, echo_file
@@ -23,7 +24,7 @@ _TIME = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<
 _DEFAULT_TIME = "20m"
 
 
-class Time(click.ParamType[float]):
+class Time(ParamType[float]):
     """A time such as 20m, 1h30m or 90s, in seconds."""
 
     name = "time"

@@ -9,10 +9,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from edgekit import __version__
 from edgekit.children import ERROR_FILE, end_with_parent
@@ -119,6 +118,7 @@ def main() -> None:
 
 def _run() -> int:
     """Run the command, print its error if there is one, and return the exit code."""
+    output = sys.stdout
     try:
         prepare_home()
         code = cli.main(prog_name="edgekit", standalone_mode=False)
@@ -141,8 +141,8 @@ def _run() -> int:
         _fail(str(error))
         code = error.exit_code
     except SystemExit as exit_request:
-        # Click exits this way when the reader closed the pipe.
-        code = BROKEN_PIPE if isinstance(sys.stdout, cast(type, PacifyFlushWrapper)) else int(exit_request.code or 0)
+        # Click exits this way when the reader closed the pipe: it has replaced the streams.
+        code = BROKEN_PIPE if sys.stdout is not output else int(exit_request.code or 0)
     except OSError as error:
         _raise_in_debug()
         # For a copy, the second name is the file that was written.

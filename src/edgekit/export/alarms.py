@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.alarms import Alarm, AlarmRule
 from edgekit.bundle import Variant
+from edgekit.conformal import fewest_samples
 from edgekit.errors import EdgekitError
 from edgekit.export.running import Run, running, running_variant
 from edgekit.export.verify import class_spread
@@ -24,7 +25,7 @@ from edgekit.runtimes import why_not
 from edgekit.tasks import Task
 from edgekit.tasks.alarms import alarm_quality, set_alarm
 from edgekit.tasks.anomaly import SCORE, image_labels
-from edgekit.tasks.anomaly_metrics import FEWEST_OF_EACH, fewest_normal
+from edgekit.tasks.anomaly_metrics import FEWEST_OF_EACH
 
 Images = NDArray[np.uint8]
 
@@ -173,7 +174,7 @@ def _alarm(
 
 
 def _notes(request: AlarmRequest, trained: Alarm) -> tuple[str, ...]:
-    fewest = fewest_normal(request.false_alarms)
+    fewest = fewest_samples(request.false_alarms)
     if request.rule != "normal" or trained.images >= fewest:
         return ()
     return (

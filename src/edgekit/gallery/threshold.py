@@ -1,19 +1,18 @@
 """The threshold below which an image is unknown, from the gallery alone: each class in turn is one that the gallery does not hold.
 
 For each image, the *impostor* similarity is that to the nearest image of any other class: what an image of an unknown class would get. The
-threshold is the order statistic of split conformal prediction (Vovk, Gammerman & Shafer 2005; Lei et al. 2018): of n impostors the
-⌈(1 - a)(n + 1)⌉-th smallest, above which a further one lies with a probability of at most a if it is like these n. That needs n ≥ 1/a - 1, and
-fewer give no threshold. The images of one class are alike, so the rate holds for classes like those of the gallery, not for any image at all; and
-few classes say little about others, however many images they have: then the threshold carries a note.
+threshold is the order statistic of split conformal prediction (`edgekit.conformal`): above it lies a further impostor with a probability of
+at most a if it is like these n. That needs n ≥ 1/a - 1, and fewer give no threshold. The images of one class are alike, so the rate holds for
+classes like those of the gallery, not for any image at all; and few classes say little about others, however many images they have: then the
+threshold carries a note.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.conformal import fewest_samples, rank_beyond
 from edgekit.errors import DataError
 from edgekit.gallery.record import Threshold
 from edgekit.gallery.search import leave_one_out
@@ -21,11 +20,6 @@ from edgekit.shares import percent
 
 FALSE_ACCEPTS = 0.05
 _MOST = 4096  # images that are left out in turn; of more, so many are taken at equal distances
-
-
-def fewest(false_accepts: float) -> int:
-    """Return the number of impostors that a rate of false accepts needs."""
-    return math.ceil(round(1 / false_accepts, 9) - 1)
 
 
 def calibrate(
@@ -50,13 +44,14 @@ def calibrate(
     others = impostor[impostor > -2]
     note = ""
     if false_accepts is not None:
-        value = _order_statistic(others, false_accepts)
+        k, needed = rank_beyond(false_accepts, len(others)), fewest_samples(false_accepts)
+        value = float(np.sort(others)[-k]) if k else None
         if value is None:
             note = (
-                f"{percent(false_accepts, 0)} false accepts need {fewest(false_accepts):,} images of at least two classes "
+                f"{percent(false_accepts, 0)} false accepts need {needed:,} images of at least two classes "
                 f"to judge by, and there are {len(others):,}"
             )
-        elif len(counts) < fewest(false_accepts):
+        elif len(counts) < needed:
             note = (
                 f"only {len(counts):,} classes stood for unknown ones, and the images of a class are alike: the real share of false accepts "
                 "may be several times as large; measure it with `edgekit gallery test`"
@@ -105,8 +100,3 @@ def _left_out(
         found[each, own] = -2
         impostor[part] = found.max(1)
     return genuine, impostor
-
-
-def _order_statistic(impostors: NDArray[np.float32], false_accepts: float) -> float | None:
-    rank = math.ceil(round((1 - false_accepts) * (len(impostors) + 1), 9))
-    return float(np.sort(impostors)[rank - 1]) if 0 < rank <= len(impostors) else None

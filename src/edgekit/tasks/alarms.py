@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.alarms import Alarm, AlarmQuality, AlarmRule
+from edgekit.conformal import fewest_samples
 from edgekit.intervals import of_order_statistic, wilson
 from edgekit.tasks.anomaly import MAP, SCORE
-from edgekit.tasks.anomaly_metrics import best_threshold, f1_at, fewest_normal, quantile_threshold
+from edgekit.tasks.anomaly_metrics import best_threshold, f1_at, quantile_threshold
 from edgekit.tasks.task import Outputs
 
 _SHOWN = 0.95  # share of normal images whose heat maps are not outlined anywhere
@@ -40,7 +41,7 @@ def set_alarm(
         )  # fmt: skip
     trimmed = min(math.ceil(trim * len(scores)), len(scores) - 1) if trim else 0
     kept = np.sort(scores)[: len(scores) - trimmed]
-    if len(kept) >= fewest_normal(false_alarms):
+    if len(kept) >= fewest_samples(false_alarms):
         found = quantile_threshold(kept, false_alarms)
         threshold, share, interval = found.threshold, found.false_alarms, found.interval
     else:  # the largest: a further image is above it as often as any of them would be the largest

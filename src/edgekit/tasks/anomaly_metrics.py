@@ -7,13 +7,13 @@ above it (b), that positive is found from the false-positive rate b on, and line
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.conformal import fewest_samples, rank_beyond
 from edgekit.errors import DataError
 from edgekit.intervals import of_order_statistic
 from edgekit.shares import percent
@@ -160,15 +160,10 @@ class QuantileThreshold:
     images: int
 
 
-def fewest_normal(false_alarms: float) -> int:
-    """Return the number of normal images that a threshold with this share of false alarms takes."""
-    return math.ceil(1 / false_alarms - 1 - 1e-9)
-
-
 def quantile_threshold(scores: Scores, false_alarms: float) -> QuantileThreshold:
     """Set the threshold that a further normal image exceeds with a probability of at most `false_alarms`.
 
-    It is the k-th largest score with k = floor(false_alarms * (n + 1)), whatever the distribution (Vovk et al. 2005, conformal prediction).
+    It is the k-th largest score, see `edgekit.conformal`.
 
     Args:
         scores: (n,), of normal images that no model learned from.
@@ -179,10 +174,10 @@ def quantile_threshold(scores: Scores, false_alarms: float) -> QuantileThreshold
         ValueError: a score is not a number.
     """
     values = np.sort(_finite(scores))
-    k = math.floor(false_alarms * (len(values) + 1) + 1e-9)
+    k = rank_beyond(false_alarms, len(values))
     if k < 1:
         raise DataError(
-            f"a threshold with {percent(false_alarms)} false alarms needs {fewest_normal(false_alarms)} held-out normal images, but there are "
+            f"a threshold with {percent(false_alarms)} false alarms needs {fewest_samples(false_alarms)} held-out normal images, but there are "
             f"{len(values)}",
             "hold more out (data.probe), add normal images, or allow more false alarms",
         )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgekit.abstention import DISTANCE, ENERGY, PROBABILITY, Rule
 from edgekit.confidence import AnyConfidence, Confidence, Quality, ReliabilityBin
+from edgekit.conformal import rank_beyond
 from edgekit.intervals import of_order_statistic, wilson
 from edgekit.tasks.calibration import (
     calibration_error,
@@ -150,17 +151,16 @@ def threshold_fault(rule: Rule, threshold: float) -> str:
 def threshold_at(scores: NDArray[np.float64], share: float) -> tuple[float, tuple[float, float]]:
     """The threshold below which a further image of the same kind falls with a probability of at most `share`.
 
-    It is the k-th smallest score with k = floor(share * (n + 1)): the next image falls below it with probability k / (n + 1) (Vovk et al. 2005,
-    conformal prediction), whatever the distribution.
+    It is the k-th smallest score, see `edgekit.conformal`.
 
     Args:
-        scores: (n,), of images of known classes, at least `confidence.fewest_images(share)`.
+        scores: (n,), of images of known classes, at least `abstention.fewest_images(share)`.
         share: of them that may be called unknown.
 
     Returns:
         The threshold, and the 95 % interval of the share of such images that truly fall below it.
     """
-    k = math.floor(share * (len(scores) + 1) + 1e-9)
+    k = rank_beyond(share, len(scores))
     return float(np.sort(scores)[k - 1]), of_order_statistic(k, len(scores))
 
 
