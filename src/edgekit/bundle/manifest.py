@@ -21,10 +21,11 @@ from edgekit.alarms import Alarm
 from edgekit.bundle.part import BundleFile, ManifestPart, written_fields
 from edgekit.bundle.variant import Accuracy, Variant
 from edgekit.confidence import AnyConfidence, ClassThresholds, Confidence
-from edgekit.errors import BundleError, EdgekitError, shortened
+from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import write_text
 from edgekit.foreign import MOST_JSON, Unreadable, parse_json, read_bytes
 from edgekit.preprocess import Preprocessing
+from edgekit.validation import first_problem
 
 # 1 knew classification alone, and said nothing of a task; 3 is 2 with a confidence, which an older edgekit would leave out of its answers.
 BUNDLE_SCHEMA = 3
@@ -157,9 +158,4 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = shortened(".".join(str(part) for part in first["loc"]))
-        raise BundleError(
-            f"{path}: {f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}",
-            "export or copy the bundle again",
-        ) from error
+        raise BundleError(f"{path}: {first_problem(error)}", "export or copy the bundle again") from error

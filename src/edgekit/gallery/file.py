@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from edgekit.errors import DataError, shortened
+from edgekit.errors import DataError
 from edgekit.files import atomic_write
 from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, understood
 from edgekit.gallery.record import GALLERY_SCHEMA, GalleryRecord
 from edgekit.locks import take
+from edgekit.validation import first_problem
 
 VECTORS, KEYS, RECORD = "vectors.npy", "keys.npy", "record.json"
 MAPPED_FROM = 64 << 20  # bytes of a file: smaller ones are read at once
@@ -143,12 +144,7 @@ def _record(text: bytes, path: Path) -> GalleryRecord:
     try:
         return GalleryRecord.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = shortened(".".join(str(part) for part in first["loc"]))
-        raise Unreadable(
-            path,
-            f"not a gallery: {f'{where}: ' if where else ''}{shortened(first['msg'].removeprefix('Value error, '))}",
-        ) from error
+        raise Unreadable(path, f"not a gallery: {first_problem(error)}") from error
 
 
 @contextmanager

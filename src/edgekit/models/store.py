@@ -24,6 +24,7 @@ from edgekit.models.weight_files import read_safetensors
 from edgekit.recipe import Architecture
 from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeBounds, SizeLike
 from edgekit.spelling import translated_keys
+from edgekit.validation import first_problem
 
 _Width = Annotated[int, Field(ge=1, le=1 << 16)]
 FILES = ["model.json", "model.safetensors"]
@@ -233,11 +234,8 @@ def _spec(folder: Path, kind: type[_Spec], digests: Mapping[str, str]) -> _Spec:
     except Unreadable as error:
         raise _unreadable(path, error, "damaged") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RunError(
-            f"{path}: damaged: {where}: {first['msg']}", f"delete {folder} to train the stage again"
-        ) from error
+        reason = f"{path}: damaged: {first_problem(error)}"
+        raise RunError(reason, f"delete {folder} to train the stage again") from error
 
 
 @contextmanager
