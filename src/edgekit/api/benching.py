@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.api.arguments import several
 from edgekit.bench.bundle_bench import BenchJob, processor_list
 from edgekit.bench.profile_all import Profiles
 from edgekit.bench.rounds import BenchOutcome
@@ -90,13 +91,13 @@ def bench(
     )
     if device:
         words = _words(arguments)
-        return _on_devices(bundle, _several(device), words, _several(variant), loadgen, output, wheel, python, keep)
+        return _on_devices(bundle, several(device), words, several(variant), loadgen, output, wheel, python, keep)
     if python or wheel or keep:
         raise EdgekitError("--python, --wheel and --keep are about a device", "name one with --device")
     job = BenchJob.of(
         bundle,
         workload,
-        names=_several(variant),
+        names=several(variant),
         batches=(batch,) if isinstance(batch, int) else tuple(batch),
         threads=threads,
         seconds=seconds,
@@ -165,10 +166,6 @@ def _words(given: Mapping[str, Any]) -> list[str]:
             several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
             words += [word for one in several for word in (option, str(one))]
     return words
-
-
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def workload_of(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.abstention import RULES
+from edgekit.api.arguments import several
 from edgekit.errors import ExportError
 from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeLike
 from edgekit.targets import DEFAULT_TARGETS, every
@@ -13,11 +14,6 @@ from edgekit.task_names import ANOMALY
 from edgekit.terminal import echo
 
 _NOT_FOR_ANOMALIES = ("litert", "micro", "executorch")
-
-
-def several(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Return one name, or several, as a tuple."""
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def chosen_targets(asked: str | Sequence[str], batch: int | None = None) -> tuple[str, ...]:

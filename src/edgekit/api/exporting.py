@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit import run as runs
 from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
+from edgekit.api.arguments import several
 from edgekit.api.export_model import OPTIONS_OF_OTHERS, ModelOfRun, Statistics, chosen_task, model_source, name_of
 from edgekit.api.export_options import (
     check_abstention,
@@ -15,7 +16,6 @@ from edgekit.api.export_options import (
     chosen_targets,
     for_boards,
     for_gpus,
-    several,
     targets_of_task,
 )
 from edgekit.api.extras import require

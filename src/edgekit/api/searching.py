@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import run as runs
+from edgekit.api.arguments import several
 from edgekit.api.extras import require
 from edgekit.errors import GateFailed, RecipeError
 from edgekit.processors import configure_openmp
@@ -89,7 +90,7 @@ def search(
     configure_openmp()
     from edgekit.search.budget import parse_budgets
 
-    limits = parse_budgets(_several(budget))
+    limits = parse_budgets(several(budget))
     _within("rounds", rounds, 1, 6)
     _within("reduction", reduction, 2, 10)
     if seconds is not None and not seconds > 0:
@@ -111,15 +112,15 @@ def search(
         overrides=_values(overrides),
         limits=limits,
         candidates=chosen_candidates(loaded, given, None if candidates is None else Path(candidates), sizes),
-        targets=tuple(dict.fromkeys(_several(target))) or DEFAULT_TARGETS,
-        precisions=tuple(dict.fromkeys(_several(precision))),
+        targets=tuple(dict.fromkeys(several(target))) or DEFAULT_TARGETS,
+        precisions=tuple(dict.fromkeys(several(precision))),
         halving=Halving(rounds, reduction),
         seconds=seconds,
         threads=threads,
         max_drop=max_drop,
         prune=prune,
     )
-    where = device_of(_several(device), threads, python, None if wheel is None else Path(wheel), _tell)
+    where = device_of(several(device), threads, python, None if wheel is None else Path(wheel), _tell)
     result = _run(plan, where, folder, storage, reuse)
     if gate:
         require_winner(_found(result))
@@ -191,10 +192,6 @@ def _values(overrides: Overrides) -> dict[str, Any]:
         return dict(overrides)
     texts = [overrides] if isinstance(overrides, str) else overrides
     return {key.strip(): read_yaml(value) for key, _, value in (text.partition("=") for text in texts)}
-
-
-def _several(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:
