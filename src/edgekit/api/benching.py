@@ -163,8 +163,8 @@ def _words(given: Mapping[str, Any]) -> list[str]:
         elif name == "cpus":
             words += [option, value if isinstance(value, str) else ",".join(map(str, _processors(value)))]
         else:
-            several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-            words += [word for one in several for word in (option, str(one))]
+            values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+            words += [word for one in values for word in (option, str(one))]
     return words
 
 
