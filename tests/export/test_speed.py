@@ -10,7 +10,7 @@ import pytest
 from edgekit.bench.compare import compare as compare_bundles
 from edgekit.bench.paired import LOOKS, MARGIN
 from edgekit.bundle import Bundle, BundleFile, Speed, Variant, Verdict, write_manifest
-from edgekit.cli.export import _times_float
+from edgekit.cli.export_table import _times_float
 from edgekit.export import speed as speed_module
 from edgekit.export.speed import with_speed
 from edgekit.machine import cpu_features
