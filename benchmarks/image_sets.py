@@ -5,7 +5,8 @@ scikit-image`): the left two thirds of each train, the right third tests. textur
 each sixth of a photograph, test tiles from another part of it than training tiles: hard to tell apart. mnist and cifar10 are read from
 DATA/NAME/{train,test}/CLASS/*.png, of which 500 and 600 training images and 100 test images a class are taken.
 
-No default was chosen on the sets in FURTHER, which try them afterwards: shapes are eight drawn shapes of any color, size and rotation
+No default was chosen on the sets in FURTHER, which try them afterwards: fashion is Fashion-MNIST (benchmarks/get_fashion_mnist.py), read
+like cifar10, 600 training and 100 test images a class; shapes are eight drawn shapes of any color, size and rotation
 on a cluttered background, 64 pixels wide, where the outline alone tells the class; tiles are 128-pixel tiles of ten of scikit-image's
 photographs, few of each.
 """
@@ -21,12 +22,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 SETS = ["digits", "mnist", "photographs", "textures", "cifar10"]
-FURTHER = ["shapes", "tiles"]
+FURTHER = ["fashion", "shapes", "tiles"]
 _PHOTOGRAPHS = [
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg",
     "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "rocket.jpg",
 ]  # fmt: skip
-_TAKEN = {"mnist": 500, "cifar10": 600}
+_TAKEN = {"mnist": 500, "cifar10": 600, "fashion": 600}
 
 
 def prepare(name: str, data: Path | None, work: Path) -> None:

@@ -23,7 +23,7 @@ from edgekit.files import write_json
 from edgekit.foreign import read_json
 from edgekit.machine import installed_packages, this_machine
 from edgekit.result import now
-from image_sets import SETS, prepare
+from image_sets import FURTHER, SETS, prepare
 
 HERE = Path(__file__).resolve().parent
 _EDGEKIT = [sys.executable, "-m", "edgekit"]
@@ -134,7 +134,8 @@ def show(cells: list[dict[str, Any]]) -> None:
         + "".join(f"{name:>13}" for name in columns)
         + "   95 % interval   promise"
     )
-    for row in sorted(cells, key=lambda row: (SETS.index(row["set"]), row["labels"], row["draw"])):
+    order = [*SETS, *FURTHER]
+    for row in sorted(cells, key=lambda row: (order.index(row["set"]), row["labels"], row["draw"])):
         values = "".join(f"{100 * row[name]:>13.1f}" for name in columns)
         where = f"{row['set']:<10}{row['labels']:>7}{row['draw']:>5}"
         interval = " to ".join(f"{100 * bound:+.1f}" for bound in row["interval"])
