@@ -38,7 +38,7 @@ def chosen_task(
     Raises:
         ExportError: there is no such task, or it has no further embedding to give.
     """
-    if task not in (None, *TASK_NAMES):
+    if task is not None and task not in TASK_NAMES:
         hint = near(task, TASK_NAMES) or f"give one of {', '.join(TASK_NAMES)}"
         raise ExportError(f"no such task to export: {task}", hint)
     run = _as_run(model)
@@ -155,7 +155,7 @@ def name_of(model: nn.Module | runs.Run | Path | str) -> str:
     return str(model) if isinstance(model, (str, Path)) else type(model).__name__
 
 
-def _module(model: nn.Module | Path | str) -> dict[str, Any]:
+def _module(model: nn.Module | runs.Run | Path | str) -> dict[str, Any]:
     """Return the network, if the model is one.
 
     Raises:

@@ -10,7 +10,8 @@ import click
 from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, parse_image_size
 
 if TYPE_CHECKING:
-    from click import Choice, ParamType
+    Choice = click.Choice
+    ParamType = click.ParamType
 else:
 
     class _Generic:
