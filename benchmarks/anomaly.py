@@ -221,7 +221,8 @@ def bundle_of(benchmark: Benchmark, method: str) -> Bundle:
     if (run.path / "export" / "bundle.json").exists():
         return Bundle.open(run.path / "export")
     return edgekit.export(
-        run, target=["onnx", "openvino"], precision=["fp32", "int8"], search_minutes=benchmark.options.search_minutes, gate=False, timing=False
+        run, target=benchmark.options.target.split(","), precision=["fp32", "int8"], search_minutes=benchmark.options.search_minutes, gate=False,
+        timing=False,
     )  # fmt: skip
 
 
@@ -326,6 +327,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100, help="of stfpm")
     parser.add_argument("--search-minutes", type=float, default=5.0)
     parser.add_argument("--methods", default=",".join(METHODS), help="of variants and speed")
+    parser.add_argument("--target", default="onnx", help="of variants and speed, separated by commas")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "anomaly.json")
     options = parser.parse_args()
