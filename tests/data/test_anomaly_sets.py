@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgekit.data.anomaly_layouts import list_images
 from edgekit.data.anomaly_sets import AnomalySets, load_anomaly_sets
 from edgekit.data.splits import load_splits
 from edgekit.data.textures import DEFECTS, texture, textures, write_textures
@@ -275,6 +276,14 @@ def test_parts_of_a_layout_without_train(tmp_path: Path, folders: list[str]) -> 
     for folder in folders:
         save(tmp_path / folder / "1.png")
     assert "but no train/" in wrong(tmp_path)
+
+
+def test_a_folder_whose_name_says_that_it_holds_defects(tmp_path: Path) -> None:
+    for folder in ("line1", "Defects"):
+        save(tmp_path / "parts" / folder / "1.png")
+    assert "holds Defects/, but must hold normal images alone" in wrong(tmp_path / "parts")
+    assert "is named Defects, but must hold normal images alone" in wrong(tmp_path / "parts" / "Defects")
+    assert list_images(DataConfig(normal=str(tmp_path / "parts" / "line1"))).parts == ["train"]
 
 
 def test_test_images_in_no_folder(tmp_path: Path) -> None:

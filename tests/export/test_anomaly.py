@@ -34,6 +34,7 @@ from edgekit.recipe import DataConfig, dump, parse
 from edgekit.run import Run
 from edgekit.runtimes import load
 from edgekit.tasks.anomaly import ANOMALY_DETECTION, MAP, SCORE, Verdict
+from edgekit.train.detect import coreset
 from edgekit.train.detect.evaluate import evaluate_detector
 from edgekit.train.records.inputs import require_current
 from edgekit.train.stages.pipeline import train
@@ -286,6 +287,31 @@ def test_a_folder_of_good_images_alone_is_enough(images: Path, weights: Path, tm
     assert (code, "has 0 normal and 0 anomalous images" in errors) == (2, True)
 
 
+def test_a_threshold_from_two_labeled_images_is_refused(weights: Path, tmp_path: Path, edgekit: Command) -> None:
+    images = anomalies.write_set(tmp_path / "parts", train=8, each=2)
+    run = package.train(anomalies.recipe(images, weights, threshold="labeled"), run=tmp_path / "run")
+    code, _, errors = edgekit("export", run.path, "--target", "onnx", "--precision", "fp32", "--no-timing")
+    assert code == 2
+    assert errors.splitlines()[-1] == (
+        f"error: {run.path}: anomaly.threshold labeled needs 6 normal and as many anomalous test images, and there are 2 and 2 "
+        "(add test images, or set anomaly.threshold to normal)"
+    )
+    assert not (run.path / "export").exists()
+
+
+def test_a_bank_that_does_not_fit_is_refused_before_the_training(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(dump(anomalies.recipe(images, tmp_path / "none")))
+    content["anomaly"] |= {"encoder": None, "coreset": 0.5}
+    content["pretrain"] = {"encoder": anomalies.ENCODER, "epochs": 1, "batch_size": 16}
+    monkeypatch.setattr(coreset, "memory_bytes", lambda key: 200_000)
+    with pytest.raises(RecipeError, match=r"anomaly.coreset is 0.5: a bank of .* fit") as refused:
+        package.train(parse(content), run=tmp_path / "run")
+    assert "patches), or take coarser levels" in str(refused.value.hint)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
 def test_wrong_inputs_are_one_line(
     bundles: Callable[[str], Bundle], images: Path, weights: Path, tmp_path: Path, edgekit: Command
 ) -> None:
@@ -300,7 +326,7 @@ def test_wrong_inputs_are_one_line(
     ):
         with pytest.raises(RecipeError, match=message):
             parse({**content, **change})
-    with pytest.raises(RecipeError, match=r"anomaly.encoder.levels is \[9\]|anomaly.*levels is \[9\]"):
+    with pytest.raises(RecipeError, match=r"^anomaly.levels is \[9\]"):
         package.train(anomalies.recipe(images, weights, levels=[9]), run=tmp_path / "nine")
     for options, message in (
         ({"which": "student"}, "has one model, its detector"),
@@ -314,6 +340,8 @@ def test_wrong_inputs_are_one_line(
         package.export("timm:resnet18", task="anomaly")
     code, _, errors = edgekit("evaluate", run, "--few-shot", "1")
     assert (code, "a detector learns from no labels" in errors) == (2, True)
+    code, _, errors = edgekit("gallery", "create", bundles("patchcore").path, images / "test")
+    assert (code, errors.endswith("which a gallery needs (use a bundle of another task)\n")) == (2, True)
     code, _, errors = edgekit("predict", bundles("patchcore").path, images, "--gallery", tmp_path / "x.gallery")
     assert (code, "Traceback" in errors) == (2, False)
 

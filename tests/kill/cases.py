@@ -29,6 +29,19 @@ distill: {student: {name: resnet10, width: 0.125, stem: strided}, epochs: 1, bat
 supervised: {epochs: 1, batch_size: 6, optimizer: {warmup_epochs: 0}}
 hardware: {accelerator: cpu, checkpoint_seconds: 0}
 """
+DETECTOR = """\
+name: parts
+task: anomaly
+data: {normal: images, image_size: 16, probe: 0.25}
+pretrain:
+  encoder: {name: resnet10, width: 0.125, stem: strided}
+  projection: {output: 16}
+  epochs: 1
+  batch_size: 32
+  optimizer: {name: lars, lr: 0.2, warmup_epochs: 0}
+anomaly: {coreset: 40, trim: 0.1}
+hardware: {accelerator: cpu, checkpoint_seconds: 0}
+"""
 _UNFINISHED = r"(\.[a-z0-9_]{8}\.tmp|\.partial)(/|$)"
 FOLDERS = ("work", "tmp", "home", "cache")
 KINDS = ("kill", "torn", "full", "eio")
@@ -82,6 +95,9 @@ _IN_BUNDLE = (
 _ABLATE = ("ablate", "pretrain.temperature=0.1,0.5", "recipe.yaml", "--run", "ablation")
 _EMBED = ("embed", "run", "images", "--of", "student")
 
+_DETECT = ("train", "detector.yaml", "--run", "run")
+_LEARN = (*_DETECT, "--set", "anomaly.method=stfpm", "--set", "anomaly.epochs=2")
+
 CASES = (
     Case("train", "a new run", _TRAIN, (), _BESIDE),
     Case(
@@ -92,6 +108,8 @@ CASES = (
         "train", "stages copied from another run",
         ("train", "recipe.yaml", "--run", "second", "--reuse", "run"), (_TRAIN,), (*_BESIDE, *_IN_RUN),
     ),
+    Case("train", "a detector from normal images", _DETECT, (), _BESIDE),
+    Case("train", "a detector of another method", _LEARN, (_DETECT,), (*_BESIDE, *_IN_RUN), ("work/run/anomaly",)),
     Case("export", "a new bundle", (*EXPORT, "--zip"), (_TRAIN,), (*_BESIDE, *_IN_RUN)),
     Case("export", "over another bundle", (*EXPORT_ONE, "--embedding", "--zip"), (_TRAIN, EXPORT_ONE), (*_BESIDE, *_IN_RUN, *_IN_BUNDLE)),
     Case("export", "a variant more", EXPORT, (_TRAIN, EXPORT_ONE), (*_BESIDE, *_IN_RUN, *_IN_BUNDLE)),
@@ -129,6 +147,7 @@ def write_inputs(root: Path) -> None:
             coarse = random.integers(0, 100, (4, 4, 3)) + 40 * label
             Image.fromarray(np.kron(coarse, np.ones((4, 4, 1), np.int64)).astype(np.uint8)).save(folder / f"{i:02}.png")
     (root / "work" / "recipe.yaml").write_text(RECIPE)
+    (root / "work" / "detector.yaml").write_text(DETECTOR)
 
 
 def plant(root: Path, foreign: tuple[str, ...]) -> None:

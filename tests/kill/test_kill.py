@@ -40,7 +40,14 @@ _FIRST = [next(case for case in CASES if case.command == name) for name in ("tra
 _SLOW = [
     case
     for case in CASES
-    if case.name in ("embed, a new folder", "export, over another bundle", "bench, over earlier results")
+    if case.name
+    in (
+        "embed, a new folder",
+        "export, over another bundle",
+        "bench, over earlier results",
+        "train, a detector from normal images",
+        "train, a detector of another method",
+    )
 ]
 
 

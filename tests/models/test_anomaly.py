@@ -14,7 +14,8 @@ from edgekit.models.anomaly.grids import HeatMap, PatchGrid, gaussian, interpola
 from edgekit.models.anomaly.heads import PaDiM, PatchCore, StudentTeacher
 from edgekit.models.anomaly.levels import chosen_levels, feature_maps, levels_of
 from edgekit.models.encoders import Encoder, build_encoder
-from edgekit.recipe import Architecture
+from edgekit.recipe import Anomaly, Architecture
+from edgekit.train.detect.build import head_spec
 from edgekit.train.detect.coreset import nearest_of
 from edgekit.train.detect.gaussians import fit_gaussians
 
@@ -54,9 +55,20 @@ def test_a_missing_level_is_refused_in_one_line() -> None:
     network = encoder("resnet10", 32, width=0.125)
     assert [level.module for level in chosen_levels(network, 32, [2, 3], "anomaly")] == ["layer2", "layer3"]
     with pytest.raises(RecipeError, match=r"anomaly.levels is \[9\], but the encoder has 4 levels"):
-        chosen_levels(network, 32, [9], "anomaly")
+        chosen_levels(network, 32, [9], "pretrain.encoder")
     with pytest.raises(RecipeError, match="no feature maps of several resolutions"):
         chosen_levels(encoder("timm:vit_tiny_patch16_224", 32), 32, [2], "anomaly")
+
+
+def test_small_images_have_fewer_of_the_default_levels() -> None:
+    """Of 16 pixels a network with a strided stem has three levels; the default of padim and stfpm names four."""
+    network = encoder("resnet10", 16, width=0.125, stem="strided")
+    assert [v.size for v in levels_of(network, 16)] == [(8, 8), (4, 4), (2, 2)]
+    for method in ("patchcore", "padim", "stfpm"):
+        spec = head_spec(Anomaly(method=method), network, 16, "pretrain.encoder")
+        assert [level.size for level in spec.levels] == [(8, 8), (4, 4)]
+        with pytest.raises(RecipeError, match=r"^anomaly.levels is \[4, 3, 2\], but the encoder has 3 levels"):
+            head_spec(Anomaly(method=method, levels=[4, 3, 2]), network, 16, "pretrain.encoder")
 
 
 @given(st.integers(2, 9), st.integers(1, 4))

@@ -74,6 +74,20 @@ def test_a_bank_that_does_not_fit_says_which_one_does(monkeypatch: pytest.Monkey
     assert bank_size(int((counted.value.hint or "").removeprefix("set it to ").split()[0]), 100_000, 384, 784)
 
 
+def test_a_bank_without_a_stated_size_suits_few_and_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [bank_size("auto", patches, 152, 256) for patches in (900, 32_768, 500_000, 10_000_000)] == [
+        900,
+        2000,
+        5000,
+        10_000,
+    ]
+    monkeypatch.setattr(coreset, "memory_bytes", lambda key: 10_000_000)
+    with pytest.raises(RecipeError, match=r"anomaly.coreset is auto: a bank of 2,000 patches") as refused:
+        bank_size("auto", 32_768, 384, 784)
+    fits = int((refused.value.hint or "").removeprefix("set it to ").split()[0])
+    assert bank_size(fits, 32_768, 384, 784) == fits
+
+
 def test_trimming_finds_the_images_that_are_unlike_the_others() -> None:
     """Five of a hundred images hold one odd patch; two of these are copies of each other, which must not vouch for each other."""
     random = np.random.default_rng(0)

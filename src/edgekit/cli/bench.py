@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import targets
-from edgekit.cli.choices import TableChoice
+from edgekit.cli.choices import Number, TableChoice
 from edgekit.cli.devices import on_devices
 from edgekit.terminal import echo, echo_json
 
@@ -68,7 +68,7 @@ def _providers() -> str:
 @click.option("--profile", is_flag=True, help="Show the time of every layer instead, from the runtime's profiler.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     help="Minimum measuring time per variant, in seconds.  [default: 10; with --quick: 1]",
 )
 @click.option("--quick", is_flag=True, help="A first look: one short round; most percentiles are n/a.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,17 @@ class TableChoice(Choice[str]):
     @choices.setter
     def choices(self, value: Any) -> None:
         """Ignore the empty list that click's constructor sets."""
+
+
+class Number(click.FloatRange):
+    """A finite number, within bounds as of `click.FloatRange`, whose comparisons let `nan` pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
 
 
 class SizeOption(ParamType[ImageSize]):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.choices import Number
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.runtimes.sources import InputFrame
     from edgekit.tasks import Answer
 
+_HEAT_MAP = ("Software", "edgekit heat map")  # key and value of a text in the PNG file
 _IN_JSON_LINES = "-"
 
 
@@ -39,7 +41,7 @@ _IN_JSON_LINES = "-"
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to print.")
 @click.option(
     "--threshold",
-    type=click.FloatRange(0),
+    type=Number(0),
     help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity; of anomaly "
     "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection, the bundle's]",
 )
@@ -226,28 +228,45 @@ class HeatMaps:
             name: see `name_of`.
             image: upright, of any mode.
             answer: about it.
+
+        Raises:
+            EdgekitError: another file has that name, such as the image itself; or the folder cannot be written.
         """
         import io
 
         import numpy as np
         from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
 
+        from edgekit.errors import EdgekitError
         from edgekit.files import write_bytes
         from edgekit.preprocess import to_rgb
         from edgekit.tasks.heat_maps import overlay
 
         free = next(free for n in count(1) if (free := name if n == 1 else f"{name}-{n}") not in self._taken)
         self._taken.add(free)
+        path = self._folder / f"{free}.png"
+        if path.exists() and not _is_heat_map(path):
+            raise EdgekitError(f"--heatmap {self._folder}: {path} is there, and no heat map", "name another folder")
         preprocessing, alarm = self._predictor.preprocessing, self._predictor.alarm
         rgb = image if image.mode == "RGB" else to_rgb(image, preprocessing.pixel_range)
         assert answer.heat is not None
         drawn = overlay(np.asarray(rgb), answer.heat, preprocessing, None if alarm is None else alarm.map_threshold)
-        stream = io.BytesIO()
-        Image.fromarray(drawn).save(stream, "PNG")
-        path = self._folder / f"{free}.png"
+        stream, mark = io.BytesIO(), PngInfo()
+        mark.add_text(*_HEAT_MAP)
+        Image.fromarray(drawn).save(stream, "PNG", pnginfo=mark)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, stream.getvalue())
         return path
+
+
+def _is_heat_map(path: Path) -> bool:
+    """Whether a file has the mark of those that `HeatMaps` writes: only they are replaced."""
+    try:
+        with path.open("rb") as stream:
+            return "\0".join(_HEAT_MAP).encode() in stream.read(200)
+    except OSError:
+        return False
 
 
 class _PredictJob:

@@ -25,6 +25,23 @@ Part = Literal["train", "validation", "test", "any"]
 Mask = NDArray[np.bool_]
 
 NORMAL = frozenset({GOOD, "ok", "normal"})  # names of folders and labels of normal images, in lower case
+# Of folders that hold no normal images, whatever lies beside them.
+_DEFECTIVE = frozenset(
+    {
+        "defect",
+        "defects",
+        "defective",
+        "anomaly",
+        "anomalies",
+        "anomalous",
+        "abnormal",
+        "bad",
+        "ng",
+        "nok",
+        "not_ok",
+        "faulty",
+    }
+)
 _LAYOUT = "train/good, test/good, test/DEFECT and ground_truth/DEFECT, as in MVTec AD"
 
 
@@ -72,7 +89,7 @@ def list_images(data: DataConfig) -> AnomalyImages:
 
 
 def _refuse_parts(where: str, folders: dict[str, str]) -> None:
-    """Refuse a folder that is not flat, but holds defects beside normal images."""
+    """Refuse a folder that is not flat, but holds defects beside normal images, or whose name says that it holds defects."""
     special = [name for lower, name in folders.items() if lower in {"test", "ground_truth", *NORMAL}]
     if special and (len(folders) > 1 or special[0].lower() not in NORMAL):
         others = [name for name in folders.values() if name not in special]
@@ -80,6 +97,14 @@ def _refuse_parts(where: str, folders: dict[str, str]) -> None:
         raise DataError(
             f"{at(KEY, where)}: holds {special[0]}/{beside}, but no train/",
             f"name a folder of normal images alone, or one with {_LAYOUT}",
+        )
+    named = Path(where).expanduser().resolve().name
+    defective = [f"{name}/" for lower, name in folders.items() if lower in _DEFECTIVE]
+    if defective or named.lower() in _DEFECTIVE:
+        what = f"holds {defective[0]}" if defective else f"is named {named}"
+        raise DataError(
+            f"{at(KEY, where)}: {what}, but must hold normal images alone",
+            f"name a folder of normal images, or one with {_LAYOUT}; if its images are normal, rename it",
         )
 
 

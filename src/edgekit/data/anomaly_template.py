@@ -43,7 +43,7 @@ pretrain:   # SimCLR on the normal images; it is skipped if `anomaly.encoder` na
 anomaly:   # compare the feature maps of each image with those of normal images
   method: patchcore   # patchcore: parts may lie anywhere; padim: every image shows the same place, for instance a part in a fixture; stfpm: smallest
   # encoder: {{name: "timm:resnet18.a1_in1k", weights: pretrained}}   # published weights are better than training on few images
-  coreset: 0.01   # patchcore: share of the normal patches that is kept: more is more exact, slower and larger
+  coreset: auto   # patchcore: patches that are kept, a number or a share of all: more are more exact, slower and larger; auto: 1 %, 2,000 at least
   trim: 0.0   # share of the images above that may have defects after all: so many of the most unusual ones are left out
   threshold: normal   # normal: from held-out normal images; labeled: the best F1 on half of the test images
   false_alarms: 0.05   # share of normal images that may be called anomalous; 5 % needs 19 held-out images, 1 % needs 99

@@ -120,15 +120,8 @@ def _chosen(request: AlarmRequest, labeled: tuple[Images, NDArray[Any]] | None) 
         )
         return normal, test, fault
     labels = np.zeros(0, bool) if test is None else test.labels
-    if min(int(labels.sum()), int((~labels).sum())) < 2 * FEWEST_OF_EACH:
-        return (
-            normal,
-            test,
-            (
-                f"no threshold, so no image is called anomalous: anomaly.threshold labeled needs {2 * FEWEST_OF_EACH} normal and as many anomalous "
-                f"test images, and there are {int((~labels).sum())} and {int(labels.sum())}"
-            ),
-        )
+    if fault := too_few_labeled(labels):
+        return normal, test, f"no threshold, so no image is called anomalous: {fault}"
     assert test is not None
     spread = class_spread(labels.astype(np.int64), len(labels))
     halves = [
@@ -144,6 +137,14 @@ def _chosen(request: AlarmRequest, labeled: tuple[Images, NDArray[Any]] | None) 
         for rows, which in zip(halves, ("one", "the other"), strict=True)
     )
     return first, second, ""
+
+
+def too_few_labeled(anomalous: NDArray[np.bool_]) -> str:
+    """Why no threshold can be set on one half of such test images and measured on the other; empty where it can."""
+    found, fewest = int(anomalous.sum()), 2 * FEWEST_OF_EACH
+    if min(found, len(anomalous) - found) >= fewest:
+        return ""
+    return f"anomaly.threshold labeled needs {fewest} normal and as many anomalous test images, and there are {len(anomalous) - found} and {found}"
 
 
 def _of_variant(

@@ -11,6 +11,7 @@ from edgekit.recipe.part import RecipePart
 from edgekit.recipe.training import Optimizer
 
 AnomalyMethod = Literal["patchcore", "padim", "stfpm"]
+Coreset = Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
 # Counted from the coarsest map of the encoder: of a ResNet, 1 is the last stage. PatchCore compares the two stages before it, the others three.
 LEVELS: dict[str, list[int]] = {"patchcore": [3, 2], "padim": [4, 3, 2], "stfpm": [4, 3, 2]}
 
@@ -34,9 +35,10 @@ class Anomaly(RecipePart):
         description="the encoder's feature maps to compare, by resolution, 1 being the coarsest; default: the papers' [3, 2], of padim and stfpm "
         "[4, 3, 2]",
     )
-    coreset: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, le=1)] = Field(
-        0.01,
-        description="patchcore: size of the bank, a share of the training patches or their number; the paper measures 0.25, 0.1 and 0.01",
+    coreset: Coreset = Field(
+        "auto",
+        description="patchcore: size of the bank, a share of the training patches or their number; the paper measures 0.25, 0.1 and 0.01; "
+        "auto: 0.01, but from 2,000 to 10,000 patches",
     )
     neighbors: int = Field(
         9,

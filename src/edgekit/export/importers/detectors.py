@@ -12,7 +12,8 @@ from edgekit.data.anomaly_labels import labels_of_test
 from edgekit.data.pasted import pasted
 from edgekit.data.pixels import Pixels
 from edgekit.data.splits import load_splits
-from edgekit.export.alarms import AlarmRequest
+from edgekit.errors import DataError
+from edgekit.export.alarms import AlarmRequest, too_few_labeled
 from edgekit.export.importers.runs import provenance_of
 from edgekit.export.importers.source import ModelSource
 from edgekit.models.anomaly.detector import PixelDetector
@@ -45,7 +46,7 @@ def detector_from_run(run: Run, calibration_images: int, require_current: Callab
 
     Raises:
         RunError: its stage is incomplete or damaged, or was made from another recipe or other images.
-        DataError: the recipe's images cannot be read.
+        DataError: the recipe's images cannot be read, or are too few for the threshold that it wants.
     """
     recipe = run.recipe
     record = run.require(STAGE)
@@ -58,6 +59,8 @@ def detector_from_run(run: Run, calibration_images: int, require_current: Callab
     if detector.student is not None:
         detector.student.without_conversion()
     images, labels = np.asarray(sets.test.images), labels_of_test(sets)
+    if recipe.anomaly.threshold == "labeled" and (fault := too_few_labeled(sets.labels.astype(bool))):
+        raise DataError(f"{run.path}: {fault}", "add test images, or set anomaly.threshold to normal")
     both = bool(len(labels)) and image_labels(labels).any() and not image_labels(labels).all()
     notes = [] if both or not len(labels) else ["the test images are all of one kind, so no AUROC can be measured"]
     return ModelSource(

@@ -53,13 +53,16 @@ def levels_of(encoder: Encoder, image_size: SizeLike) -> list[Level]:
     return sorted(found.values(), key=lambda level: -level.size[0] * level.size[1])
 
 
-def chosen_levels(encoder: Encoder, image_size: SizeLike, numbers: list[int], where: str) -> list[Level]:
+def chosen_levels(
+    encoder: Encoder, image_size: SizeLike, numbers: list[int], where: str, *, optional: bool = False
+) -> list[Level]:
     """The levels that a recipe names, the finest first.
 
     Args:
         encoder, image_size: see `levels_of`.
         numbers: of the levels, counted from the coarsest, which is 1.
-        where: the recipe's key, for messages.
+        where: the recipe's key of the encoder, for messages.
+        optional: whether levels that the encoder does not have are left out, as those of a default are, of which small images have fewer.
 
     Raises:
         RecipeError: the encoder has no feature maps of several resolutions, or fewer than a number says.
@@ -70,13 +73,14 @@ def chosen_levels(encoder: Encoder, image_size: SizeLike, numbers: list[int], wh
             f"{where}: the encoder has no feature maps of several resolutions to compare",
             "choose a convolutional network such as resnet18",
         )
-    if max(numbers) > len(levels):
+    there = [number for number in numbers if number <= len(levels)]
+    if len(there) < len(numbers) and not (optional and there):
         sizes = ", ".join(f"{i}: {level.size[0]} x {level.size[1]}" for i, level in enumerate(reversed(levels), 1))
         raise RecipeError(
-            f"{where}.levels is {numbers}, but the encoder has {len(levels)} levels",
+            f"anomaly.levels is {numbers}, but the encoder has {len(levels)} levels",
             f"its levels are {sizes}",
         )
-    return [levels[-number] for number in sorted(numbers, reverse=True)]
+    return [levels[-number] for number in sorted(there, reverse=True)]
 
 
 def feature_maps(encoder: Encoder, modules: list[str], images: Tensor) -> list[Tensor]:

@@ -81,12 +81,25 @@ def head_spec(config: Anomaly, encoder: Encoder, image_size: SizeLike, where: st
         RecipeError: the encoder does not have these levels.
     """
     image_size = ImageSize.of(image_size)
-    levels = chosen_levels(encoder, image_size, config.chosen_levels, where)
+    levels = chosen_levels(encoder, image_size, config.chosen_levels, where, optional=config.levels is None)
     spec = HeadSpec.of(config.method, levels, (image_size.height, image_size.width), config.sigma(image_size.shorter))
     if config.method != "padim":
         return spec
     widths = [level.channels for level in levels]
     return spec.model_copy(update={"channels": [len(c) for c in draw_channels(widths, config.features, 0)]})
+
+
+def require_images(count: int) -> None:
+    """Refuse too few training images.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    if count < _FEWEST:
+        raise DataError(
+            f"data.normal: {count} training image; a detector needs two or more",
+            "add normal images, or lower data.probe",
+        )
 
 
 def build_detector(config: Anomaly, source: Source, train: Train) -> Built:
@@ -102,8 +115,7 @@ def build_detector(config: Anomaly, source: Source, train: Train) -> Built:
         RecipeError: the bank, or the patches of all images, do not fit into memory.
     """
     images = source.images
-    if len(images) < _FEWEST:
-        raise DataError(f"data.normal: {len(images)} training image; a detector needs two or more", "add normal images")
+    require_images(len(images))
     spec = head_spec(config, source.encoder, images.size, "anomaly")
     channels = _channels(config, spec, source.seed)
     grid = spec.patches(channels)

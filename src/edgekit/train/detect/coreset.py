@@ -9,10 +9,13 @@ from torch import Tensor
 from edgekit.errors import RecipeError
 from edgekit.machine import memory_bytes
 from edgekit.progress import progress
+from edgekit.recipe.anomaly import Coreset
 
 _PROJECTED = 128  # features: distances among so many survive a random projection (Johnson & Lindenstrauss)
 _SHARE = 0.5  # of the memory that is free
 _MOST_BYTES = 1 << 30  # of a bank: an ONNX file holds 2 GB, and a device has less
+# Of `auto`: the paper's share. Of few images it is a small bank, which misses much (docs/training.md); of many a bank that a device is slow with.
+_PAPER, _FEWEST, _MOST = 0.01, 2000, 10_000
 _BLOCK = 1 << 24  # distances that are computed at a time
 
 
@@ -55,11 +58,11 @@ def greedy_coreset(patches: Tensor, count: int, seed: int) -> Tensor:
             chosen.append(farthest)
 
 
-def bank_size(coreset: float | int, patches: int, features: int, places: int) -> int:
+def bank_size(coreset: Coreset, patches: int, features: int, places: int) -> int:
     """The number of patches of a bank.
 
     Args:
-        coreset: the recipe's: a share of the training patches, or their number.
+        coreset: the recipe's: a share of the training patches, their number, or `auto`: 1 % of them, but from 2,000 to 10,000.
         patches: of all training images.
         features: of a patch.
         places: patches of one image.
@@ -67,17 +70,20 @@ def bank_size(coreset: float | int, patches: int, features: int, places: int) ->
     Raises:
         RecipeError: the bank takes more memory than there is.
     """
-    wanted = coreset if isinstance(coreset, int) else max(2, round(coreset * patches))
-    count = min(wanted, patches)
     each = 4 * (2 * features + 2 * places)  # bank and its export; the distances of one image
     free = memory_bytes(key="MemAvailable")
     allowed = min(_MOST_BYTES, int(_SHARE * free)) if free is not None else _MOST_BYTES
-    if count * each <= allowed:
-        return count
     fits = allowed // each
-    value = str(fits) if isinstance(coreset, int) else f"{np.floor(1e4 * fits / patches) / 1e4:g}"
+    if coreset == "auto":
+        wanted = min(max(_FEWEST, round(_PAPER * patches)), _MOST)
+    else:
+        wanted = coreset if isinstance(coreset, int) else max(2, round(coreset * patches))
+    count = min(wanted, patches)
+    if count <= fits:
+        return count
+    value = f"{np.floor(1e4 * fits / patches) / 1e4:g}" if isinstance(coreset, float) else str(fits)
     raise RecipeError(
-        f"anomaly.coreset is {coreset:g}: a bank of {count:,} patches and the distances of one image from it take {count * each / 1e9:.2g} GB, "
+        f"anomaly.coreset is {coreset}: a bank of {count:,} patches and the distances of one image from it take {count * each / 1e9:.2g} GB, "
         f"of which {allowed / 1e9:.2g} GB fit",
         f"set it to {value} or less ({fits:,} patches), or take coarser levels or smaller images",
     )

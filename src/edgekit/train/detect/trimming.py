@@ -47,9 +47,13 @@ def unusual(patches: Tensor, seed: int) -> NDArray[np.float64]:
     return found
 
 
+def images_to_drop(count: int, share: float) -> int:
+    """How many of so many images such a share is; at least two images stay."""
+    return min(int(np.ceil(share * count)), max(0, count - 2)) if share else 0
+
+
 def kept_images(unusualness: NDArray[np.float64], share: float) -> NDArray[np.int64]:
     """The images that are left after so large a share of the most unusual ones is taken out: rows, ascending; at least two of them."""
     count = len(unusualness)
-    dropped = min(int(np.ceil(share * count)), max(0, count - 2)) if share else 0
     order = np.argsort(unusualness, kind="stable")
-    return np.sort(order[: count - dropped])
+    return np.sort(order[: count - images_to_drop(count, share)])

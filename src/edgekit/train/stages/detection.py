@@ -17,8 +17,10 @@ from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import load_pretrained, save_detector
 from edgekit.recipe import Architecture, Recipe
 from edgekit.run import Run
-from edgekit.train.detect.build import Built, Source, build_detector, head_spec
+from edgekit.train.detect.build import Built, Source, build_detector, head_spec, require_images
+from edgekit.train.detect.coreset import bank_size
 from edgekit.train.detect.student import StudentTask
+from edgekit.train.detect.trimming import images_to_drop
 from edgekit.train.loop.distributed import world_size
 from edgekit.train.loop.engine import fit
 from edgekit.train.loop.loader import seed_for
@@ -101,17 +103,26 @@ class Detection:
         return student.eval()
 
 
-def check_detection(recipe: Recipe) -> None:
-    """Refuse early a detector that the encoder cannot have.
+def check_detection(recipe: Recipe, images: int) -> None:
+    """Refuse early a detector that the encoder cannot have, or the machine cannot hold.
+
+    Args:
+        recipe: what to build.
+        images: number of training images.
 
     Raises:
-        RecipeError: the encoder is unknown or does not fit the images, or lacks a level.
+        RecipeError: the encoder is unknown or does not fit the images, or lacks a level; or the bank does not fit into memory.
+        DataError: there are fewer than two images.
     """
+    require_images(images)
     data, where = recipe.data, "anomaly.encoder" if recipe.anomaly.encoder is not None else "pretrain.encoder"
     architecture = recipe.anomaly.encoder or recipe.pretrain.encoder
     plain = architecture.model_copy(update={"weights": None, "weights_key": None})
     encoder = build_encoder(plain, data.image_size, where, (data.mean, data.std))
-    head_spec(recipe.anomaly, encoder, data.image_size, where)
+    spec = head_spec(recipe.anomaly, encoder, data.image_size, where)
+    if spec.method == "patchcore":
+        kept = images - images_to_drop(images, recipe.anomaly.trim)
+        bank_size(recipe.anomaly.coreset, kept * spec.places, spec.features, spec.places)
 
 
 def _write_trimmed(folder: Path, images: ImageSet, built: Built) -> str:

@@ -179,7 +179,9 @@ class Stages:
 
     def data(self, folder: Path) -> StageFiles:
         """Record the splits."""
-        metrics = {"images": set_sizes(self.splits), "skipped": len(self.splits.skipped), "notes": self.splits.notes}
+        # The held-out and the test images of a detector have no part in its stages: evaluation and export read them.
+        sizes = {"normal": len(self.splits.pool)} if self.recipe.task == ANOMALY else set_sizes(self.splits)
+        metrics = {"images": sizes, "skipped": len(self.splits.skipped), "notes": self.splits.notes}
         return write_splits(self.splits, folder), metrics
 
     def pretrain(self, folder: Path) -> StageFiles:
@@ -379,7 +381,7 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
             )
     normalization = recipe.data.mean, recipe.data.std
     if recipe.task == ANOMALY:
-        check_detection(recipe)
+        check_detection(recipe, len(splits.pool))
     if "pretrain" not in trained:
         return
     build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder", normalization)
