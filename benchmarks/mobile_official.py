@@ -133,7 +133,9 @@ def main() -> None:
         with keep_constants():
             litert_torch.convert(model, example).export(str(floating))
         if not computes_the_same(floating, model, images[:8]):
-            raise SystemExit(f"wrong with its constants kept, too; weights that are lost: {lost_weights(floating, model)}")
+            raise SystemExit(
+                f"wrong with its constants kept, too; weights that are lost: {lost_weights(floating, model)}"
+            )
     ranges: dict[str, object] = {}
     for name in ("int8", "int8-float-io"):
         start = {clock: read() for clock, read in CLOCKS.items()}

@@ -128,6 +128,16 @@ def cpu_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
+def described(run: Path) -> str:
+    """The student of a run, and its share of labels."""
+    from edgekit.recipe import Recipe
+
+    student = json.loads((run / "distill" / "model.json").read_text())["architecture"]
+    width = student.get("width", 1.0)
+    name = student["name"].removeprefix("timm:") + ("" if width == 1 else f" ×{width:g}")
+    return f"{name}, {100 * Recipe.read(run / 'recipe.yaml').data.labels:g} % of the labels"
+
+
 class Steps:
     """The steps of one network, each with a file of what it found."""
 
@@ -184,6 +194,8 @@ class Steps:
         known = self.step(f"compare-{digest}", lambda: compare(folder, ready))
         timed = {} if arguments.untimed else self.step(f"measure-{digest}", lambda: measure(folder, ready))
         left_out = {"runtime", "settings", "file"}
+        if self.entry.run:
+            row |= {"name": described(Path(self.entry.run)), "run": "RUN"}
         row["files"] = {
             name: {k: v for k, v in entry.items() if k not in left_out} | known.get(name, {}) | timed.get(name, {})
             for name, entry in made.items()

@@ -17,7 +17,7 @@ from edgekit.onnx_graph.build import export_onnx
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-import mobile_official  # noqa: E402
+import mobile_official
 
 SIZE, CLASSES = 8, 4
 
