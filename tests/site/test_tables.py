@@ -70,8 +70,12 @@ def test_the_table_of_mobile_runtimes_is_whole_and_that_of_its_file() -> None:
         assert "–" not in shown
         for name in ("mobilenetv4_small", "vit_tiny"):
             file = networks[name]["files"][f"executorch-{precision}"]
-            assert f"| {file['ratio']['median']:.2f}, {file['sqnr_db']:.{0 if file['sqnr_db'] > 50 else 1}f} dB" in shown
-    assert tables.mobile("fp32").count("| 1.00, ") >= len(networks) - 3  # ONNX Runtime's own; three networks are trained
+            assert (
+                f"| {file['ratio']['median']:.2f}, {file['sqnr_db']:.{0 if file['sqnr_db'] > 50 else 1}f} dB" in shown
+            )
+    assert (
+        tables.mobile("fp32").count("| 1.00, ") >= len(networks) - 3
+    )  # ONNX Runtime's own; three networks are trained
     assert tables.mobile_trained().count("\n") == 1 + sum("accuracy" in row for row in networks.values())
     assert sum("accuracy" in row for row in networks.values()) >= 2
 
