@@ -128,6 +128,16 @@ def cpu_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
+def described(run: Path) -> str:
+    """The student of a run, and its share of labels."""
+    from edgekit.recipe import Recipe
+
+    student = json.loads((run / "distill" / "model.json").read_text())["architecture"]
+    width = student.get("width", 1.0)
+    name = student["name"].removeprefix("timm:") + ("" if width == 1 else f" ×{width:g}")
+    return f"{name}, {100 * Recipe.read(run / 'recipe.yaml').data.labels:g} % of the labels"
+
+
 class Steps:
     """The steps of one network, each with a file of what it found."""
 
@@ -176,13 +186,16 @@ class Steps:
         for target in (name for name in arguments.targets if name in targets.every()):
             found = self.step(f"make-{target}", lambda target=target: make(self.entry, folder, target))  # type: ignore[misc]
             made |= found if "failed" not in found else {target: found}
-        if arguments.peer and self.entry.convolutional:
-            made |= self.step("official", self.official)
+        if arguments.peer:
+            found = self.step("official", self.official)
+            made |= found if "failed" not in found else {"official": found}
         ready = {name: entry for name, entry in made.items() if isinstance(entry, dict) and "file" in entry}
         digest = digest_of(ready)[:8]  # with another file, all are measured again
         known = self.step(f"compare-{digest}", lambda: compare(folder, ready))
-        timed = self.step(f"measure-{digest}", lambda: measure(folder, ready))
+        timed = {} if arguments.untimed else self.step(f"measure-{digest}", lambda: measure(folder, ready))
         left_out = {"runtime", "settings", "file"}
+        if self.entry.run:
+            row |= {"name": described(Path(self.entry.run)), "run": "RUN"}
         row["files"] = {
             name: {k: v for k, v in entry.items() if k not in left_out} | known.get(name, {}) | timed.get(name, {})
             for name, entry in made.items()
@@ -198,6 +211,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", default="", help="the Python of an environment with litert-torch and litert-quantizer"
     )
+    parser.add_argument("--untimed", action="store_true", help="leave the times to a later call, on a quiet machine")
     parser.add_argument(
         "--trained", nargs="+", default=[], metavar="NAME=RUN", help="runs whose students are in the table too"
     )

@@ -22,7 +22,8 @@ from edgekit.export.litert.flatbuffer import serialize
 from edgekit.export.litert.graph import RELU, SAME, VALID, Graph, LiteScale
 from edgekit.export.litert.int8 import LiteRtInt8
 from edgekit.export.litert.layout import NHWC, reshaping, transposed
-from edgekit.export.litert.quantize import quantize, weights
+from edgekit.export.litert.quantize import quantize
+from edgekit.export.litert.scales import weights
 from edgekit.export.speed import with_speed
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
 from edgekit.onnx_graph.simplify import fix_batch, simplify

@@ -61,3 +61,24 @@ def test_a_bar_is_as_long_as_its_value() -> None:
     assert widths[1] == pytest.approx(2 * widths[0])
     assert "half &lt;b&gt;" in svg
     assert "50.0 %" in svg
+
+
+def test_the_table_of_mobile_runtimes_is_whole_and_that_of_its_file() -> None:
+    networks = tables.read("mobile_table")["networks"]
+    for precision in ("fp32", "int8"):
+        shown = tables.mobile(precision)
+        assert "–" not in shown
+        for name in ("mobilenetv4_small", "vit_tiny"):
+            file = networks[name]["files"][f"executorch-{precision}"]
+            assert (
+                f"| {file['ratio']['median']:.2f}, {file['sqnr_db']:.{0 if file['sqnr_db'] > 50 else 1}f} dB" in shown
+            )
+    assert (
+        tables.mobile("fp32").count("| 1.00, ") >= len(networks) - 3
+    )  # ONNX Runtime's own; three networks are trained
+    assert tables.mobile_trained().count("\n") == 1 + sum("accuracy" in row for row in networks.values())
+    assert sum("accuracy" in row for row in networks.values()) >= 2
+
+
+def test_a_file_that_is_not_there_is_a_dash() -> None:
+    assert tables._mobile_cell(None) == tables._mobile_cell({"failed": "it does not lower"}) == "–"

@@ -285,6 +285,75 @@ def anomaly_trimmed() -> str:
     return table(["method", "defects in the pool", "`trim`", "AUROC", "pixel AUROC", "PRO"], rows)
 
 
+_MOBILE = {
+    "mobilenetv3_small": "MobileNetV3-small",
+    "mobilenetv4_small": "MobileNetV4-small",
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "resnet18": "ResNet-18",
+    "resnet10": "ResNet-10 ×0.5, 32 px",
+    "vit_tiny": "ViT-tiny",
+}
+_RUNTIMES = {
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "executorch": "ExecuTorch",
+    "official": "official LiteRT tools",
+}
+
+
+def mobile(precision: str) -> str:
+    """Relative time, SQNR, size and seconds to make of the files of a precision, a network a row and a runtime a column."""
+    networks = read("mobile_table")["networks"]
+    rows = []
+    for name, title in _MOBILE.items():
+        found = (networks[name]["files"].get(f"{runtime}-{precision}") for runtime in _RUNTIMES)
+        rows.append([title, *(_mobile_cell(file) for file in found)])
+    return table(["", *_RUNTIMES.values()], rows)
+
+
+def _mobile_cell(file: dict[str, Any] | None) -> str:
+    if file is None or "failed" in file:
+        return "–"
+    sqnr, size, seconds = file["sqnr_db"], file["bytes"] / 1e6, file["cpu_seconds"]
+    decibels = f"{sqnr:.0f}" if sqnr > 50 else f"{sqnr:.1f}"
+    return f"{file['ratio']['median']:.2f}, {decibels} dB, {size:.1f} MB, {seconds:.0f} s"
+
+
+def mobile_official() -> str:
+    """edgekit's LiteRT files beside those of the official tools: time in the same rounds, INT8's SQNR, seconds to make it."""
+    networks = read("mobile_table")["networks"]
+    rows = []
+    for name, title in _MOBILE.items():
+        files = networks[name]["files"]
+        theirs = [files.get(f"official-{kind}", {}) for kind in ("fp32", "int8", "int8-float-io")]
+        if not any(theirs):
+            continue
+        times = [_interval(file["against_official"]) if "against_official" in file else "–" for file in theirs]
+        pairs = [
+            f"{files['litert-int8'][key]:.{digits}f} and {theirs[1][key]:.{digits}f}"
+            for key, digits in (("sqnr_db", 1), ("cpu_seconds", 0), ("partitions", 0))
+        ]
+        rows.append([title, *times, *pairs])
+    head = ["", "fp32", "int8", "int8, float inputs and outputs", "SQNR of int8, dB", "seconds", "XNNPACK's parts"]
+    return table(head, rows)
+
+
+def _interval(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def mobile_trained() -> str:
+    """The points that students of CIFAR-10 lose by INT8 in each runtime."""
+    rows = []
+    for network in read("mobile_table")["networks"].values():
+        if "accuracy" in network:
+            files = (network["files"].get(f"{runtime}-int8", {}) for runtime in _RUNTIMES)
+            drops = [f"{file['drop']:.2f}".replace("-", "−") if "drop" in file else "–" for file in files]
+            rows.append([network["name"], _percent(network["accuracy"]), *drops])
+    return table(["student", "FP32", *_RUNTIMES.values()], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cifar10": cifar10,
     "promise": promise,
@@ -298,4 +367,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "pretraining-speed": pretraining_speed,
     "session-overhead": session_overhead,
     "peers": calibration_peers,
+    "mobile-fp32": lambda: mobile("fp32"),
+    "mobile-int8": lambda: mobile("int8"),
+    "mobile-official": mobile_official,
+    "mobile-trained": mobile_trained,
 }

@@ -235,14 +235,17 @@ class OnnxNetwork(nn.Module):
         return int(weight.shape[0 if node.get("transB", 0) else 1])
 
     def _quantized_constant(self, node: Node) -> None:
-        """Integers that stand for weights."""
+        """Integers that stand for weights, or for a summand, which has a scale as activations do: that becomes the floats that they stand for."""
         integers, scales = self.known[node.inputs[0]], self.known[node.inputs[1]]
         zeros = self.known[node.inputs[2]] if node.has(2) else np.zeros(1, np.int8)
-        if integers.dtype != np.int8 or zeros.any():
-            raise self.refuse("weights that are not symmetric int8")
         name = node.outputs[0]
-        self.known[name] = integers
         axis = None if scales.size == 1 else int(node.get("axis", 1)) % integers.ndim
+        if integers.dtype != np.int8 or zeros.any():
+            shape = [-1 if i == axis else 1 for i in range(integers.ndim)]
+            centered = integers.astype(np.float32) - zeros.astype(np.float32).reshape(shape)
+            self.known[name] = centered * scales.astype(np.float32).reshape(shape)
+            return
+        self.known[name] = integers
         self.scales[name] = WeightScales(scales.astype(np.float32).reshape(-1 if axis is not None else ()), axis)
 
 

@@ -197,6 +197,8 @@ def version_of(operator: Operator) -> int:
     if kind == "QUANTIZE":
         return 2 if of_int8 else 1
     version = _INT8_VERSIONS.get(kind, 1) if of_int8 else 1
+    if kind == "FULLY_CONNECTED" and inputs[1].dtype == np.int8:
+        return _INT8_VERSIONS[kind]  # floats by weights in INT8 with a scale for each channel, too
     if kind == "FULLY_CONNECTED" and not of_int8:
         version = 6 if len(inputs) < 3 else 5 if options.get("keepNumDims") else 1
     if kind == "TRANSPOSE" and rank > 4:

@@ -89,6 +89,8 @@ class LiteRtInt8(XnnpackInt8):
             raise ExportError("nothing in the network can be quantized", "export it without --precision int8")
         write(quantized, folder / self.file, calibration.model, "int8")
         record.operations = [describe(counts)]
+        if counts.by_row:
+            record.activations += "; of linear layers that read floats per row, as they run"
         return unverified(self.target, self.runtime, "int8", folder, [self.file], quantization=record)
 
     def quantized(
@@ -126,6 +128,7 @@ def with_biases(model: ModelProto, corrected: ModelProto) -> ModelProto:
 
 
 def describe(counts: OperatorCounts) -> str:
-    """How many operators are in INT8, and which are in float."""
+    """How many operators are in INT8, how many of them by row, and which are in float."""
     left = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.in_float.items(), key=lambda item: -item[1]))
-    return f"{counts.int8} operators in INT8, in float {left or 'none'}"
+    by_row = f" ({counts.by_row} of them linear layers that read floats)" if counts.by_row else ""
+    return f"{counts.int8} operators in INT8{by_row}, in float {left or 'none'}"

@@ -2,7 +2,9 @@
 
 Activations are int8, asymmetric, one scale a tensor; weights int8, symmetric, one scale an output channel; biases int32 with the product of
 both scales. Pooling, reshaping and their like keep the scale of what they read, the sigmoid's output has the scale that the specification
-gives it. What XNNPACK does not compute in INT8 stays in float, and so does an activation whose range nobody knows.
+gives it. A linear layer that reads floats gives floats, and quantizes each row of what it reads as it runs: it needs no range, and a large
+number in one row costs the others nothing. What XNNPACK does not compute in INT8 stays in float, and so does an activation whose range
+nobody knows.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.export.litert.graph import (
     NONE,
@@ -25,6 +26,7 @@ from edgekit.export.litert.graph import (
     constant,
 )
 from edgekit.export.litert.rewrites import REWRITES, Range, for_integers
+from edgekit.export.litert.scales import asymmetric, same, weights
 
 _LAYERS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # the axis of the weight's output channels
 _ARITHMETIC = {"ADD", "SUB", "MUL"}
@@ -49,18 +51,18 @@ class Kernels:
         lacks: kinds of operators that it does not have, and that are written with others.
         has: further kinds that it has.
         one_scale: of all kinds, those that take the integers of their input for integers of their output's scale.
+        rows: whether a linear layer can read floats and quantize each of their rows.
     """
 
     lacks: frozenset[str] = frozenset()
     has: frozenset[str] = frozenset()
     one_scale: frozenset[str] = frozenset()
+    rows: bool = False
 
 
-XNNPACK = Kernels(lacks=frozenset(REWRITES))
+XNNPACK = Kernels(lacks=frozenset(REWRITES), rows=True)
 # TFLite Micro's RELU6 compares integers and converts none (micro/kernels/activations_common.cc); its RELU does.
 MICRO = Kernels(has=frozenset({"HARD_SWISH", "RELU", "RELU6"}), one_scale=frozenset({"RELU6"}))
-_LEAST = 1e-8  # the smallest scale
-_MOST_BIAS = 2**30
 
 
 @dataclass
@@ -69,10 +71,12 @@ class OperatorCounts:
 
     Attributes:
         int8: operators that compute in INT8.
+        by_row: those of them that read and give floats.
         in_float: operators that compute in float, by kind.
     """
 
     int8: int = 0
+    by_row: int = 0
     in_float: dict[str, int] = field(default_factory=dict)
 
 
@@ -94,11 +98,12 @@ def quantize(
 
 class _Quantizer:
     def __init__(self, graph: Graph, ranges: Mapping[str, Range], kept: set[str], bits: int, kernels: Kernels) -> None:
-        self.alone, self.one_scale = _ALONE | kernels.has, _MOVING | kernels.one_scale
+        self.alone, self.one_scale, self.rows = _ALONE | kernels.has, _MOVING | kernels.one_scale, kernels.rows
         self.graph, self.ranges, self.kept, self.bits = graph, ranges, kept, bits
         self.attention = any(operator.kind == "BATCH_MATMUL" for operator in graph.operators)
         self.known = self._known_ranges()
         self.chosen: set[int] = set()
+        self.by_row: set[int] = set()
         self.scales: dict[int, LiteScale] = {}
         self.made: dict[tuple[int, bytes], LiteTensor] = {}
         self.floats: dict[int, LiteTensor] = {}
@@ -113,6 +118,10 @@ class _Quantizer:
             if id(operator) in self.chosen:
                 counts.int8 += 1
                 self._integer(operator)
+            elif id(operator) in self.by_row:
+                counts.int8 += 1
+                counts.by_row += 1
+                self._of_rows(operator)
             else:
                 counts.in_float[operator.kind] = counts.in_float.get(operator.kind, 0) + 1
                 inputs = [None if tensor is None else self._as_float(tensor) for tensor in operator.inputs]
@@ -144,16 +153,19 @@ class _Quantizer:
         return found
 
     def _choose(self) -> None:
-        """Which operators are in INT8: layers; arithmetic between what is; whatever moves it."""
+        """Which operators are in INT8: layers; arithmetic between what is; whatever moves it. Linear layers of floats are so by row."""
         integer: set[int] = set()  # tensors that such an operator makes
         for operator in self.graph.operators:
             kind, output = operator.kind, operator.outputs[0]
-            if operator.node in self.kept or id(output) not in self.known:
+            if operator.node in self.kept:
                 continue
             read = [t for t in operator.inputs if t is not None and t.data is None]
-            if any(id(t) not in self.known for t in read):
-                continue
             layer = kind in _LAYERS and operator.inputs[1] is not None and operator.inputs[1].data is not None
+            if layer and self.rows and kind == "FULLY_CONNECTED" and id(operator.inputs[0]) not in integer:
+                self.by_row.add(id(operator))
+                continue
+            if any(id(t) not in self.known for t in (*read, output)):
+                continue
             follows = all(id(t) in integer for t in read) and bool(read)
             between = kind in _ARITHMETIC | _REDUCING | self.alone | set(_FIXED) and not self.attention
             moves = kind in _MOVING and all(
@@ -187,7 +199,7 @@ class _Quantizer:
         for tensor, (low, high) in self.known.items():
             a, b = whole.get(of(tensor), (0.0, 0.0))
             whole[of(tensor)] = min(a, low), max(b, high)
-        self.scales = {tensor: fixed.get(tensor) or _asymmetric(*whole[of(tensor)]) for tensor in self.known}
+        self.scales = {tensor: fixed.get(tensor) or asymmetric(*whole[of(tensor)]) for tensor in self.known}
 
     def _integer(self, operator: Operator) -> None:
         output = operator.outputs[0]
@@ -207,6 +219,19 @@ class _Quantizer:
         result = LiteTensor(output.name, output.sides, np.dtype(np.int8), source=output.source, scale=scale)
         self.made[id(output), b""] = result
         self.operators.append(Operator(operator.kind, inputs, [result], operator.options, operator.node))
+
+    def _of_rows(self, operator: Operator) -> None:
+        """A linear layer of floats with weights in INT8."""
+        image, weight, *bias = operator.inputs
+        assert image is not None
+        assert weight is not None
+        assert weight.data is not None
+        integers, scales = weights(weight.data, 0, self.bits, None, 1.0)
+        kernel = constant(f"{weight.name}/int8", integers)
+        kernel.scale = LiteScale(scales, np.zeros(len(scales), np.int64))
+        options = {**operator.options, "asymmetricQuantizeInputs": True}
+        inputs = [self._as_float(image), kernel, *bias]
+        self.operators.append(Operator(operator.kind, inputs, operator.outputs, options, operator.node))
 
     def _layer_inputs(self, operator: Operator) -> list[LiteTensor | None]:
         image, weight, bias = (*operator.inputs, None)[:3]
@@ -231,7 +256,7 @@ class _Quantizer:
     def _as_integer(self, tensor: LiteTensor) -> LiteTensor:
         """A tensor in INT8, in the scale that it has."""
         if tensor.data is not None:
-            scale = _asymmetric(float(min(tensor.data.min(), 0)), float(max(tensor.data.max(), 0)))
+            scale = asymmetric(float(min(tensor.data.min(), 0)), float(max(tensor.data.max(), 0)))
             return self._constant(tensor, scale)
         if (id(tensor), b"") not in self.made:
             self.made[id(tensor), b""] = self._convert(tensor, self.scales[id(tensor)], tensor)
@@ -243,7 +268,7 @@ class _Quantizer:
             return self._constant(tensor, scale)
         own = self._as_integer(tensor)
         assert own.scale is not None
-        if _same(own.scale, scale):
+        if same(own.scale, scale):
             return own
         key = id(tensor), scale.scale.tobytes() + scale.zero.tobytes()
         if key not in self.made:
@@ -276,43 +301,3 @@ class _Quantizer:
         found = constant(f"{tensor.name}/int8", integers)
         found.scale = scale
         return found
-
-
-def weights(
-    array: NDArray[np.float32], axis: int, bits: int, bias: NDArray[np.float32] | None, read: float
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A layer's weights as integers.
-
-    Args:
-        array: float.
-        axis: of the output channels.
-        bits: of the integers, the sign included.
-        bias: of the layer: where it would not fit 32 bits, the channel's scale is larger.
-        read: the scale of what the layer reads.
-
-    Returns:
-        int8 of the same shape, and the scale of each channel.
-    """
-    largest = 2 ** (bits - 1) - 1
-    others = tuple(i for i in range(array.ndim) if i != axis)
-    scales = np.abs(array).max(axis=others).astype(np.float64) / largest
-    if bias is not None:
-        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (read * _MOST_BIAS))
-    scales = np.maximum(scales, _LEAST).astype(np.float32)
-    shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-    integers = np.clip(np.rint(array / scales.reshape(shape)), -largest, largest)
-    return integers.astype(np.int8), scales
-
-
-def _asymmetric(low: float, high: float) -> LiteScale:
-    """A scale whose 256 integers hold a range and zero, which is one of them."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    if low == high:  # always zero, which any scale holds; XNNPACK does not add what has a scale of another order
-        return LiteScale.single(1 / 255, -128)
-    scale = max((high - low) / 255, _LEAST)
-    zero = int(np.clip(np.rint(-128 - low / scale), -128, 127))
-    return LiteScale.single(scale, zero)
-
-
-def _same(one: LiteScale, other: LiteScale) -> bool:
-    return bool(one.scale[0] == other.scale[0] and one.zero[0] == other.zero[0])
