@@ -9,6 +9,8 @@ from edgekit.recipe.budget import auto_epochs, epochs_of, settled, settled_stage
 from edgekit.recipe.method_table import METHODS, Pretrain
 from edgekit.recipe.names import PRETRAINED, factory_of, library_of
 from edgekit.recipe.parts import (
+    OF_PRETRAINING,
+    OWN,
     SMALL_IMAGE,
     Architecture,
     Augmentation,
@@ -33,6 +35,8 @@ from edgekit.recipe.whole import Recipe
 
 __all__ = [
     "METHODS",
+    "OF_PRETRAINING",
+    "OWN",
     "PRETRAINED",
     "SMALL_IMAGE",
     "Anomaly",

@@ -506,14 +506,18 @@ class Multilabel(RecipePart):
     )
 
 
+OWN, OF_PRETRAINING = "own", "pretrain.teacher"  # values of `TeacherSource.model`
+
+
 class TeacherSource(RecipePart):
-    """A teacher: the fine-tuned model of the run, a model of another run, or a network of the user."""
+    """A teacher: the fine-tuned model of the run, the teacher of its pretraining, a model of another run, or a network of the user."""
 
     model: Text = Field(
         "own",
-        description="own: the fine-tuned model of this run; folder of a run: its fine-tuned model; folder of a stage (runs/NAME/distill): its "
-        "model; timm:NAME or torchvision:NAME with the weights of such a classifier; module:factory: a function without arguments that returns a "
-        "network from images to logits",
+        description="own: the fine-tuned model of this run; pretrain.teacher: that of pretrain.method distill, with a linear classifier that is "
+        "fitted on the label budget; folder of a run: its fine-tuned model; folder of a stage (runs/NAME/distill): its model; timm:NAME or "
+        "torchvision:NAME with the weights of such a classifier; module:factory: a function without arguments that returns a network from "
+        "images to logits",
     )
     weights: Text | None = Field(
         None,
@@ -538,6 +542,11 @@ class TeacherSource(RecipePart):
         description="of the same: size of the images that it sees, in pixels, a side or [height, width], resized from those of "
         "data.image_size; default data.image_size",
     )
+
+    @property
+    def of_this_run(self) -> bool:
+        """Whether the run that distills makes it, after the pretraining: `own` or `pretrain.teacher`."""
+        return self.model in {OWN, OF_PRETRAINING}
 
     @property
     def library(self) -> tuple[str, str] | None:
@@ -579,7 +588,8 @@ class Distill(RecipePart):
     )
     teachers: list[TeacherSource] = Field(
         [TeacherSource()],
-        description="list of {model: own, a run's folder or module:factory}; several are averaged: the mean of their softened probabilities",
+        description="list of {model: own, pretrain.teacher, a run's folder or module:factory}; several are averaged: the mean of their softened "
+        "probabilities",
     )
     images: Literal["unlabeled", "labeled", "both"] = Field(
         "unlabeled",
@@ -625,10 +635,17 @@ class Distill(RecipePart):
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.05)
     augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, gray=0.0, blur=0.0)
 
+    @property
+    def learns_from_pretraining(self) -> bool:
+        """Whether the teacher of the pretraining is one of the teachers."""
+        return any(teacher.model == OF_PRETRAINING for teacher in self.teachers)
+
     @model_validator(mode="after")
     def _check(self) -> Distill:
         if not self.teachers:
-            raise ValueError("teachers is empty, accepted: a list of {model: own, a run's folder or module:factory}")
+            raise ValueError(
+                "teachers is empty, accepted: a list of {model: own, pretrain.teacher, a run's folder or module:factory}"
+            )
         return self
 
 

@@ -166,7 +166,8 @@ class Training:
         warmup = (distill.optimizer.warmup_epochs or 0.0) * epochs / epochs_of(distill)
         optimizer = distill.optimizer.model_copy(update={"warmup_epochs": round(min(warmup, 0.9 * epochs), 6)})
         own = str(self.teacher_run(candidate.image_size).path.resolve())
-        teachers = [t.model_copy(update={"model": own}) if t.model == "own" else t for t in distill.teachers]
+        # The teacher of the pretraining would look at all images again for each candidate: the search's own stands for it, too.
+        teachers = [t.model_copy(update={"model": own}) if t.of_this_run else t for t in distill.teachers]
         # A round compares networks, each from new weights; and its run has no encoder of its own.
         changed = {"epochs": epochs, "steps": None, "optimizer": optimizer, "teachers": teachers, "start": "new"}
         return recipe.model_copy(update={"distill": distill.model_copy(update=changed)})
