@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lite0 import WEIGHTS, lite0
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekit.data.images import ImageSet
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.recipe import Architecture
+from lite0 import WEIGHTS, lite0
 
 HERE = Path(__file__).resolve().parent
 STUDENT = {"name": "resnet18", "width": 0.25}
@@ -189,7 +189,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     environment = {**os.environ, WEIGHTS: weights, "OMP_NUM_THREADS": "1"}
     peer = [str(options.peer), str(HERE / "distillation_peer.py"), "--work", str(work), "--size", str(options.size)]
     named = subprocess.run(
-        [*peer, "--side", "named", "--epochs", "1"], env=environment, cwd=HERE, capture_output=True, text=True
+        [*peer, "--side", "named", "--epochs", "1"],
+        check=False,
+        env=environment,
+        cwd=HERE,
+        capture_output=True,
+        text=True,
     )
     sets = labeled_sets(work)
     its_seconds = timed([*peer, "--side", "lightly", "--epochs", str(options.epochs)], environment)

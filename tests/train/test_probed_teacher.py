@@ -16,6 +16,8 @@ from edgekit.errors import RecipeError
 from edgekit.models.pixels import normalize
 from edgekit.recipe import Distill
 from edgekit.run import Run
+from edgekit.search.candidates import chosen_candidates
+from edgekit.search.rounds import Training
 from edgekit.train.distill.distillation import DistillTask
 from edgekit.train.distill.mixing import mix
 from edgekit.train.estimate import measure
@@ -148,3 +150,11 @@ def test_an_estimate_counts_the_features_once(target: str, trainings: int) -> No
 def test_what_cannot_teach_is_refused_in_one_line(keys: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         recipes.parse(changed(RECIPE, **keys))
+
+
+def test_the_short_rounds_of_a_search_have_one_teacher_for_all_candidates(tmp_path: Path) -> None:
+    recipe = recipes.parse(changed(RECIPE, distill__teachers=[{"model": "own"}, {"model": "pretrain.teacher"}]))
+    splits = load_splits(recipe.data)
+    training = Training(recipe, tmp_path, lambda size: splits)
+    short = training._short_recipe(chosen_candidates(recipe)[0], 1)
+    assert [teacher.model for teacher in short.distill.teachers] == [str((tmp_path / "teacher").resolve())]
