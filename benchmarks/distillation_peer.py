@@ -77,32 +77,33 @@ class Enlarged(nn.Module):
         return self.network((pixels - 0.5) / 0.5)
 
 
+class Wrapped(nn.Module):
+    """The student in lightly-train's protocol of a custom model."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
+        return {"features": self.encoder(images)[:, :, None, None]}
+
+    def forward_pool(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"pooled_features": features["features"]}
+
+    def feature_dim(self) -> int:
+        return 128
+
+    def get_model(self) -> nn.Module:
+        return self.encoder
+
+    def architecture_info(self) -> dict[str, str]:
+        return {"model_type": "convolutional", "norm_type": "batchnorm"}
+
+
 def train_peer(work: Path, epochs: int, size: int, own_teacher: bool) -> None:
     """In lightly-train's environment: train, and write the encoder's weights."""
     import lightly_train  # type: ignore[import-not-found]
     from lightly_train._methods.distillation import distillation  # type: ignore[import-not-found]
-
-    class Wrapped(nn.Module):
-        """The student in lightly-train's protocol of a custom model."""
-
-        def __init__(self, encoder: Encoder) -> None:
-            super().__init__()
-            self.encoder = encoder
-
-        def forward_features(self, images: Tensor) -> dict[str, Tensor]:
-            return {"features": self.encoder(images)[:, :, None, None]}
-
-        def forward_pool(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"pooled_features": features["features"]}
-
-        def feature_dim(self) -> int:
-            return 128
-
-        def get_model(self) -> nn.Module:
-            return self.encoder
-
-        def architecture_info(self) -> dict[str, str]:
-            return {"model_type": "convolutional", "norm_type": "batchnorm"}
 
     torch.set_num_threads(1)
     if own_teacher:
