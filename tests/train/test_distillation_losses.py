@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.train.distill.losses import decoupled, distillation, ensemble, regression
+from edgekit.train.distill.losses import binary_mixture, decoupled, distillation, ensemble, mixture, regression
 
 Array = np.ndarray
 
@@ -147,6 +147,22 @@ def test_an_ensemble_is_the_mean_of_the_softened_probabilities(n: int, k: int, c
         *teachers,
         off=rounding(t, student, *teachers),
     )
+
+
+@settings(max_examples=15)
+@given(n=st.integers(1, 5), k=st.integers(1, 5), t=st.floats(0.5, 5.0), seed=st.integers(0, 1000))
+def test_a_mixture_has_the_mixed_probabilities(n: int, k: int, t: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = 3 * rng.normal(size=(2, n, k))
+    share = rng.uniform(0, 0.5, n)
+    share[0] = 0.0
+    given = torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(share), t
+    part = share[:, None]
+    soft = [np.array([softmax(row) for row in one / t]) for one in (first, second)]
+    expected = (1 - part) * soft[0] + part * soft[1]
+    np.testing.assert_allclose((mixture(*given) / t).softmax(1).numpy(), expected, atol=1e-12)
+    expected = (1 - part) / (1 + np.exp(-first / t)) + part / (1 + np.exp(-second / t))
+    np.testing.assert_allclose(torch.sigmoid(binary_mixture(*given) / t).numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", [

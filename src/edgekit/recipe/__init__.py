@@ -10,7 +10,7 @@ from edgekit.recipe.budget import auto_epochs, epochs_of, settled, settled_stage
 from edgekit.recipe.data import DataConfig, LabelCount
 from edgekit.recipe.method_table import METHODS, Pretrain
 from edgekit.recipe.names import PRETRAINED, factory_of, library_of
-from edgekit.recipe.networks import Architecture, TeacherSource
+from edgekit.recipe.networks import OF_PRETRAINING, OWN, Architecture, TeacherSource
 from edgekit.recipe.part import SMALL_IMAGE, RecipePart
 from edgekit.recipe.plain_yaml import read_yaml
 from edgekit.recipe.pretrained import EncoderTeacher
@@ -21,6 +21,8 @@ from edgekit.recipe.whole import Recipe
 
 __all__ = [
     "METHODS",
+    "OF_PRETRAINING",
+    "OWN",
     "PRETRAINED",
     "SMALL_IMAGE",
     "Anomaly",

@@ -82,14 +82,18 @@ class Architecture(RecipePart):
         return self
 
 
+OWN, OF_PRETRAINING = "own", "pretrain.teacher"  # values of `TeacherSource.model`
+
+
 class TeacherSource(RecipePart):
-    """A teacher: the fine-tuned model of the run, a model of another run, or a network of the user."""
+    """A teacher: the fine-tuned model of the run, the teacher of its pretraining, a model of another run, or a network of the user."""
 
     model: Text = Field(
         "own",
-        description="own: the fine-tuned model of this run; folder of a run: its fine-tuned model; folder of a stage (runs/NAME/distill): its "
-        "model; timm:NAME or torchvision:NAME with the weights of such a classifier; module:factory: a function without arguments that returns a "
-        "network from images to logits",
+        description="own: the fine-tuned model of this run; pretrain.teacher: that of pretrain.method distill, with a linear classifier that is "
+        "fitted on the label budget; folder of a run: its fine-tuned model; folder of a stage (runs/NAME/distill): its model; timm:NAME or "
+        "torchvision:NAME with the weights of such a classifier; module:factory: a function without arguments that returns a network from "
+        "images to logits",
     )
     weights: Text | None = Field(
         None,
@@ -114,6 +118,11 @@ class TeacherSource(RecipePart):
         description="of the same: size of the images that it sees, in pixels, a side or [height, width], resized from those of "
         "data.image_size; default data.image_size",
     )
+
+    @property
+    def of_this_run(self) -> bool:
+        """Whether the run that distills makes it, after the pretraining: `own` or `pretrain.teacher`."""
+        return self.model in {OWN, OF_PRETRAINING}
 
     @property
     def library(self) -> tuple[str, str] | None:

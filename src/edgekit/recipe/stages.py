@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from edgekit.recipe.augmentation import Augmentation
-from edgekit.recipe.networks import Architecture, TeacherSource
+from edgekit.recipe.networks import OF_PRETRAINING, Architecture, TeacherSource
 from edgekit.recipe.part import RecipePart
 from edgekit.recipe.training import Epochs, Optimizer, epochs_field, steps_field
 
@@ -131,7 +131,8 @@ class Distill(RecipePart):
     )
     teachers: list[TeacherSource] = Field(
         [TeacherSource()],
-        description="list of {model: own, a run's folder or module:factory}; several are averaged: the mean of their softened probabilities",
+        description="list of {model: own, pretrain.teacher, a run's folder or module:factory}; several are averaged: the mean of their softened "
+        "probabilities",
     )
     images: Literal["unlabeled", "labeled", "both"] = Field(
         "unlabeled",
@@ -177,10 +178,17 @@ class Distill(RecipePart):
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.05)
     augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, gray=0.0, blur=0.0)
 
+    @property
+    def learns_from_pretraining(self) -> bool:
+        """Whether the teacher of the pretraining is one of the teachers."""
+        return any(teacher.model == OF_PRETRAINING for teacher in self.teachers)
+
     @model_validator(mode="after")
     def _check(self) -> Distill:
         if not self.teachers:
-            raise ValueError("teachers is empty, accepted: a list of {model: own, a run's folder or module:factory}")
+            raise ValueError(
+                "teachers is empty, accepted: a list of {model: own, pretrain.teacher, a run's folder or module:factory}"
+            )
         return self
 
 

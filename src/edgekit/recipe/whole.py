@@ -15,6 +15,7 @@ from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.recipe.method_table import Pretrain
 from edgekit.recipe.methods import SimCLRConfig
 from edgekit.recipe.names import tag_of
+from edgekit.recipe.networks import OF_PRETRAINING
 from edgekit.recipe.part import RecipePart
 from edgekit.recipe.stages import Distill, Finetune, Multilabel, Supervised
 from edgekit.recipe.training import Hardware, Monitor
@@ -105,6 +106,22 @@ class Recipe(RecipePart):
             raise ValueError(
                 f"distill.start is encoder, but distill.student ({student.name}) is not the network of pretrain.encoder ({encoder.name}, with its "
                 "width and stem): give both the same keys, accepted otherwise: auto, new"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_of_pretraining(self) -> Recipe:
+        if not self.distill.learns_from_pretraining:
+            return self
+        if not isinstance(self.pretrain, DistillConfig):
+            raise ValueError(
+                f"distill.teachers names {OF_PRETRAINING}, but pretrain.method is {self.pretrain.method}, which has no teacher: set pretrain.method "
+                "to distill, or name own"
+            )
+        if self.distill.loss == "feature":
+            raise ValueError(
+                f"distill.loss is feature, but distill.teachers names {OF_PRETRAINING}, whose features the pretraining has taught already: accepted: "
+                "kd, dkd"
             )
         return self
 

@@ -20,7 +20,7 @@ import torch
 from edgekit.data.splits import Splits
 from edgekit.errors import DataError, RecipeError
 from edgekit.models.store import load_classifier
-from edgekit.recipe import Recipe, epochs_of, settled
+from edgekit.recipe import Recipe, TeacherSource, epochs_of, settled
 from edgekit.run import Run
 from edgekit.search.candidates import Candidate
 from edgekit.shares import share_of
@@ -165,8 +165,9 @@ class Training:
         distill = settled(recipe, len(splits.pool), len(splits.labeled)).distill
         warmup = (distill.optimizer.warmup_epochs or 0.0) * epochs / epochs_of(distill)
         optimizer = distill.optimizer.model_copy(update={"warmup_epochs": round(min(warmup, 0.9 * epochs), 6)})
-        own = str(self.teacher_run(candidate.image_size).path.resolve())
-        teachers = [t.model_copy(update={"model": own}) if t.model == "own" else t for t in distill.teachers]
+        own = TeacherSource(model=str(self.teacher_run(candidate.image_size).path.resolve()))
+        # The teacher of the pretraining would look at all images again for each candidate: the search's own stands for it, too.
+        teachers = list(dict.fromkeys(own if t.of_this_run else t for t in distill.teachers))
         # A round compares networks, each from new weights; and its run has no encoder of its own.
         changed = {"epochs": epochs, "steps": None, "optimizer": optimizer, "teachers": teachers, "start": "new"}
         return recipe.model_copy(update={"distill": distill.model_copy(update=changed)})

@@ -18,7 +18,7 @@ from edgekit import tasks
 from edgekit.recipe import Multilabel, Recipe
 from edgekit.tasks import Task
 from edgekit.tasks.classification import LOGITS
-from edgekit.train.distill.losses import binary_distillation, distillation, ensemble
+from edgekit.train.distill.losses import binary_distillation, binary_mixture, distillation, ensemble, mixture
 from edgekit.train.loop.numerics import precise
 
 
@@ -52,6 +52,10 @@ class Objective(ABC):
     @abstractmethod
     def ensemble(self, logits: Sequence[Tensor], temperature: float) -> Tensor:
         """Logits (n, k) that give the mean of the teachers' softened probabilities; of one teacher, its logits."""
+
+    @abstractmethod
+    def mixture(self, logits: Tensor, others: Tensor, share: Tensor, temperature: float) -> Tensor:
+        """Logits (n, k) that give, of two images mixed by their shares (n,), the same mixture of the softened probabilities."""
 
     @abstractmethod
     def agreement(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -88,6 +92,10 @@ class OneClass(Objective):
     def ensemble(self, logits: Sequence[Tensor], temperature: float) -> Tensor:
         """See `ensemble`."""
         return ensemble(logits, temperature)
+
+    def mixture(self, logits: Tensor, others: Tensor, share: Tensor, temperature: float) -> Tensor:
+        """See `mixture`."""
+        return mixture(logits, others, share, temperature)
 
     def agreement(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The share of the images for which both choose the same class."""
@@ -147,6 +155,10 @@ class AnyClasses(Objective):
             return precise(logits[0])
         stacked = torch.stack([precise(one) for one in logits]) / temperature
         return temperature * (F.logsigmoid(stacked).logsumexp(0) - F.logsigmoid(-stacked).logsumexp(0))
+
+    def mixture(self, logits: Tensor, others: Tensor, share: Tensor, temperature: float) -> Tensor:
+        """See `binary_mixture`."""
+        return binary_mixture(logits, others, share, temperature)
 
     def agreement(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The share of the decisions, one for each image and class, that are the same with the threshold 0.5."""

@@ -236,7 +236,7 @@ def _frozen(
 
 def _other_teachers(run: Run, recipe: Recipe, splits: Splits, held: ImageSet) -> dict[str, NDArray[np.int64]]:
     """Return the predictions of each teacher from another source, as distillation uses it."""
-    sources = [source for source in recipe.distill.teachers if source.model != "own"]
+    sources = [source for source in recipe.distill.teachers if not source.of_this_run]
     teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
     pixels = torch.from_numpy(np.array(held.images))
     return {

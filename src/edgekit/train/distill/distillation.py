@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -35,6 +35,8 @@ class DistillTask(nn.Module):
         config: the recipe's part: loss, temperature, weights, EMA.
         labeled: the label budget, for the supervised share of the loss.
         objective: the losses; None: those of a classification.
+        of_images: gives the logits (n, classes) of one more teacher, which sees the whole images instead of the views: from pixels
+            (n, h, w, 3) and the rows (n) of the images that are distilled on. None: there is no such teacher.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class DistillTask(nn.Module):
         config: Distill,
         labeled: ImageSet,
         objective: Objective | None = None,
+        of_images: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.objective = objective or OneClass()
         self.student = student
-        self.teachers = list(teachers)
+        self.teachers, self.of_images = list(teachers), of_images
         self.augment = augment
         self.config = config
         self.labeled = labeled
@@ -83,7 +86,10 @@ class DistillTask(nn.Module):
         count = len(images)
         student = logits[:count]
         answers = [teacher(images) for teacher in self.teachers]
-        targets = self.objective.ensemble([answer for answer, _ in answers], self.config.temperature)
+        whole = (
+            [] if self.of_images is None else [self._of_whole(self.of_images(batch["images"], batch["index"]), mixed)]
+        )
+        targets = self.objective.ensemble([*(answer for answer, _ in answers), *whole], self.config.temperature)
         loss = self._soft(student, targets, labels)
         if self.projector is not None:
             projected = self.projector(embedding[:count])
@@ -120,6 +126,12 @@ class DistillTask(nn.Module):
         if labels is not None:
             target = torch.where(labels >= 0, labels, target)
         return decoupled(student, targets, target, config.temperature, config.dkd_alpha, config.dkd_beta)
+
+    def _of_whole(self, logits: Tensor, mixed: Mixed | None) -> Tensor:
+        """Logits of the whole images; of mixed ones, those of the mixture of both answers (Zhang et al. 2018, of labels)."""
+        if mixed is None:
+            return logits
+        return self.objective.mixture(logits, logits[mixed.other], mixed.share, self.config.temperature)
 
     def _of_labels(self, student: Tensor, labels: Tensor, mixed: Mixed | None) -> Tensor:
         """The loss on the labels of the batch; of a mixed image, on both labels by their shares."""

@@ -91,6 +91,31 @@ def ensemble(logits: Sequence[Tensor], temperature: float) -> Tensor:
     return temperature * (softened.logsumexp(0) - np.log(len(logits)))
 
 
+def mixture(logits: Tensor, others: Tensor, share: Tensor, temperature: float) -> Tensor:
+    """Return logits (n, k) whose softmax at a temperature is (1 - share) softmax(logits / T) + share softmax(others / T).
+
+    Args:
+        logits: (n, k).
+        others: (n, k).
+        share: (n,), from 0 to below 1.
+        temperature: T > 0.
+    """
+    first, second = (F.log_softmax(precise(one) / temperature, dim=1) for one in (logits, others))
+    part = precise(share)[:, None]
+    return temperature * torch.logaddexp(first + torch.log1p(-part), second + part.log())
+
+
+def binary_mixture(logits: Tensor, others: Tensor, share: Tensor, temperature: float) -> Tensor:
+    """`mixture` for sigmoids: the probability of each class is mixed by itself."""
+    part = precise(share)[:, None]
+
+    def log_mixed(sign: int) -> Tensor:
+        first, second = (F.logsigmoid(sign * precise(one) / temperature) for one in (logits, others))
+        return torch.logaddexp(first + torch.log1p(-part), second + part.log())
+
+    return temperature * (log_mixed(1) - log_mixed(-1))
+
+
 def binary_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Binary cross-entropy of the student under the teacher's probability of each class, times T^2: Hinton et al. 2015 for sigmoids.
 

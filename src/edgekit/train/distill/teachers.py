@@ -20,7 +20,7 @@ from edgekit.models.pixels import Statistics, normalize, resized
 from edgekit.models.pretrained import published
 from edgekit.models.store import load_classifier
 from edgekit.models.weights import LoadedWeights, load_weights
-from edgekit.recipe import PRETRAINED, DataConfig, TeacherSource
+from edgekit.recipe import OWN, PRETRAINED, DataConfig, TeacherSource
 from edgekit.run import Run
 from edgekit.sizes import ImageSize, SizeLike
 from edgekit.stages import MODEL_OF
@@ -111,15 +111,16 @@ def load_teachers(
         run: the run that distills; `own` is its fine-tuned model.
         data: image size and normalization of the student's images.
         classes: the required classes of the logits, in this order.
-        own: false leaves out the run's own teacher, which may not exist yet when the others are checked.
+        own: false leaves out the run's own teacher, which may not exist yet when the others are checked. The teacher of the pretraining is
+            always left out: see `edgekit.train.stages.probed_teacher`.
 
     Raises:
         EdgekitError: a teacher cannot be found, imported or loaded, or has other classes or another image size.
     """
     teachers = []
     for source in sources:
-        if source.model == "own":
-            if own:
+        if source.of_this_run:
+            if own and source.model == OWN:
                 teachers.append(_of_stage(run, "finetune", run, data, classes))
         elif source.library is not None:
             teachers.append(_of_library(source, data, classes))
@@ -142,7 +143,7 @@ def check_order(
 
     Args:
         sources: `distill.teachers`.
-        teachers: of all but the run's own, in their order.
+        teachers: of all but those of the run itself, in their order.
         data: image size and normalization of the student's images.
         labeled: images with labels, which show the order.
         classes: names, sorted.
@@ -157,7 +158,7 @@ def check_order(
     images = labeled.subset(spread_rows(len(labeled), 512)).center_crop(data.image_size)
     assert images.labels is not None
     pixels = torch.from_numpy(np.ascontiguousarray(images.images))
-    for source, teacher in zip([s for s in sources if s.model != "own"], teachers, strict=True):
+    for source, teacher in zip([s for s in sources if not s.of_this_run], teachers, strict=True):
         if source.factory is None and source.library is None:
             continue
         decided = [teacher(normalize(part, data.mean, data.std))[0].argmax(1) for part in pixels.split(32)]
@@ -173,7 +174,7 @@ def check_order(
 
 
 def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
-    """Return the identity of a teacher that is not the run's own, for the inputs of a stage.
+    """Return the identity of a teacher that the run does not make, for the inputs of a stage.
 
     Raises:
         EdgekitError: it cannot be found.

@@ -112,6 +112,11 @@ def timing_trainings(steps: int | None = None) -> Iterator[list[TimedTraining]]:
         _active.reset(token)
 
 
+def is_timing() -> bool:
+    """Return whether trainings end after a few steps: inside `timing_trainings`."""
+    return _active.get() is not None
+
+
 def timed_training(stage: str, steps: int, epochs: int, batch_size: int) -> TimedTraining | None:
     """Return the record for the times of a training that starts now; None outside `timing_trainings`."""
     timing = _active.get()

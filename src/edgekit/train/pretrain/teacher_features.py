@@ -29,8 +29,10 @@ from edgekit.foreign import Unreadable, read_json
 from edgekit.models.pixels import normalize
 from edgekit.progress import progress
 from edgekit.recipe import Augmentation
+from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.sizes import ImageSize, SizeLike
-from edgekit.train.loop.timing import TimedTraining, timed_training
+from edgekit.train.loop.distributed import world_size
+from edgekit.train.loop.timing import is_timing, timed_training
 from edgekit.train.pretrain.teacher import FrozenEncoder
 
 FOLDER = "teacher"  # in the run
@@ -43,6 +45,12 @@ def only_flips(augmentation: Augmentation, image_size: SizeLike) -> bool:
     """Whether a view is the image itself or its mirror image, so that its features can be kept."""
     settled = augmentation.at(image_size)
     return not any(getattr(settled, name) for name in _ONLY_FLIPS)
+
+
+def keeps_features(config: DistillConfig, image_size: SizeLike) -> bool:
+    """Whether pretraining keeps the teacher's features: in one process, where the teacher sees the same pixels in every epoch."""
+    same = config.target == "image" or only_flips(config.augmentation.at(image_size), image_size)
+    return world_size() == 1 and config.objective != "maps" and same
 
 
 class TeacherFeatures:
@@ -87,15 +95,17 @@ class TeacherFeatures:
         """(n, orientations, d)."""
         return len(self.images), self.orientations, self.teacher.width
 
-    def complete(self) -> None:
+    def complete(self, stage: str | None = "pretrain") -> None:
         """Compute what is missing.
+
+        Args:
+            stage: whose time the computation is; None: of an earlier one.
 
         Raises:
             EdgekitError: a feature is not finite, or too large for float16.
         """
-        timing = timed_training("pretrain", math.ceil(len(self.images) / _BATCH), 1, _BATCH)
-        if timing is not None:
-            self._rows = self._timed(timing)
+        if is_timing():
+            self._rows = self._timed(stage)
             return
         done = self._done()
         if done < len(self.images):
@@ -119,9 +129,17 @@ class TeacherFeatures:
         side = mirrored.cpu().numpy().astype(np.int64) if self.orientations == 2 else 0
         return torch.from_numpy(np.asarray(self._rows[index.cpu().numpy(), side], dtype=np.float32))
 
-    def _timed(self, timing: TimedTraining) -> NDArray[np.float16]:
+    def means(self, index: Tensor) -> Tensor:
+        """Mean over the orientations of the features of the images at `index` (n), float32 (n, d) on the CPU."""
+        assert self._rows is not None
+        return torch.from_numpy(np.asarray(self._rows[index.cpu().numpy()], dtype=np.float32)).mean(1)
+
+    def _timed(self, stage: str | None) -> NDArray[np.float16]:
         """Compute the first batches only, to measure how long all take; the other features stay zero."""
         rows = np.zeros(self.shape, np.float16)  # pages that are never written take no memory
+        timing = timed_training(stage, math.ceil(len(self.images) / _BATCH), 1, _BATCH) if stage else None
+        if timing is None:
+            return rows
         for step in range(timing.most):
             begin = step * _BATCH
             part = self._features(self.images[begin : begin + _BATCH])

@@ -13,7 +13,7 @@ from edgekit.errors import RunError
 from edgekit.files import digest_of
 from edgekit.models.checkpoints import digest_of_weights
 from edgekit.models.pretrained import published_source
-from edgekit.recipe import PRETRAINED, Consistency, Distill, Finetune, Recipe, settled
+from edgekit.recipe import OF_PRETRAINING, OWN, PRETRAINED, Consistency, Distill, Finetune, Recipe, settled
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.run import Run, StageRecord
 from edgekit.tasks import MULTILABEL
@@ -73,9 +73,13 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     if stage == "distill":
         config = recipe.distill
         images: dict[str, Any] = pool if config.images != "labeled" else {}
-        images |= labeled if config.labeled_weight or config.images != "unlabeled" else {"classes": splits.classes}
-        own = [source for source in config.teachers if source.model == "own"]
-        others = [identity(source, run) for source in config.teachers if source.model != "own"]
+        probed = [source for source in config.teachers if source.model == OF_PRETRAINING]
+        by_labels = config.labeled_weight or config.images != "unlabeled" or probed
+        images |= labeled if by_labels else {"classes": splits.classes}
+        own = [source for source in config.teachers if source.model == OWN]
+        others = [identity(source, run) for source in config.teachers if not source.of_this_run]
+        if probed and isinstance(recipe.pretrain, DistillConfig):
+            others.append({"probed": teacher_identity(recipe.pretrain.teacher, run), "of": len(probed)})
         start = {"from": _weights(run, "finetune"), "own": len(own)} if own else {}
         if recipe.student_starts_as_encoder:
             start["start"] = _weights(run, "pretrain")

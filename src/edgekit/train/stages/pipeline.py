@@ -50,6 +50,7 @@ from edgekit.train.records.folders import Make, complete, only_one
 from edgekit.train.records.inputs import stage_inputs
 from edgekit.train.records.unfinished import check_unfinished
 from edgekit.train.stages.detection import Detection, check_detection
+from edgekit.train.stages.probed_teacher import ProbedTeacher
 from edgekit.train.stages.scratch import search
 from edgekit.train.stages.teacher import Finetuning
 from edgekit.train.stages.teaching import Teaching
@@ -236,10 +237,13 @@ class Stages:
                 echo(f"distill: weights of a teacher: {loaded}", err=True)
         student, start = self._started_student()
         augment = augment_for(config.augmentation, self.recipe.data)
-        task = DistillTask(student, teachers, augment, config, labeled, self.objective)
         images = labeled if config.images == "labeled" else self.splits.pool
         if config.images == "both":
             images = with_labels(images, labeled)
+        probed = None
+        if config.learns_from_pretraining:
+            probed = ProbedTeacher(self.recipe, self.splits, images, self.run, self.device)
+        task = DistillTask(student, teachers, augment, config, labeled, self.objective, probed)
         files, metrics = self._classifier("distill", task, task.result, images, folder)
         teachers_from = {"teachers_from": [asdict(loaded) for loaded in taught]} if taught else {}
         return files, metrics | start | teachers_from

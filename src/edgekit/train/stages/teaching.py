@@ -23,12 +23,12 @@ from edgekit.run import Run
 from edgekit.terminal import echo
 from edgekit.train.evaluate import bank_of, encoder_scores
 from edgekit.train.loop.devices import uses_bf16
-from edgekit.train.loop.distributed import barrier, rank, world_size
+from edgekit.train.loop.distributed import barrier, rank
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.pretrain.maps import TeacherMaps
 from edgekit.train.pretrain.method import Method, Views
 from edgekit.train.pretrain.teacher import AsEncoder, load_encoder_teacher, teacher_identity
-from edgekit.train.pretrain.teacher_features import FOLDER, TeacherFeatures, only_flips
+from edgekit.train.pretrain.teacher_features import FOLDER, TeacherFeatures, keeps_features
 from edgekit.train.stages.training_tasks import PretrainTask, monitored
 from edgekit.train.stages.views import augment_for
 
@@ -50,21 +50,20 @@ class Teaching:
         self.identity = teacher_identity(config.teacher, run)
         if rank() == 0 and self.teacher.loaded is not None:
             echo(f"pretrain: weights of the teacher: {self.teacher.loaded}", err=True)
-        augmentation, size = config.augmentation.at(recipe.data.image_size), recipe.data.image_size
-        self.flip = augmentation.flip
+        size = recipe.data.image_size
+        self.flip = config.augmentation.at(size).flip
         self.maps = TeacherMaps(self.teacher) if config.objective == "maps" else None
         if self.maps is not None and recipe.hardware.compile:
             raise RecipeError(
                 "hardware.compile: a compiled encoder does not give its feature map",
                 "set it to false, or pretrain.objective to cosine",
             )
-        keeps = world_size() == 1 and self.maps is None and (config.target == "image" or only_flips(augmentation, size))
         self.features = (
             TeacherFeatures(
                 self.teacher, splits.pool, size, flips=self.flip > 0, identity=self.identity, folder=run.path,
                 device=device, bf16=uses_bf16(recipe.hardware),
             )
-            if keeps
+            if keeps_features(config, size)
             else None
         )  # fmt: skip
 
