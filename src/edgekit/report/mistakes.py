@@ -11,16 +11,20 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgekit.preprocess import Preprocessing
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.facts import ReportFacts
 from edgekit.report.figures import LegendEntry, ReportFigure
 from edgekit.report.svg import drawing, element
 from edgekit.report.tables import Column, Table, TableCell
+from edgekit.tasks.heat_maps import overlay
+from edgekit.tasks.occlusion import drawn_span
 
 MATRIX_CLASSES = (
     30  # with more classes, the cells would be too small, and a table shows the most confused pairs instead
 )
+SEEN = Preprocessing(image_size=64, resize_to=64, fit="stretch")  # of pictures of what a model sees, whatever was cut off
 _PAIRS = 40
 _LETTER = 7.6  # approximate width of a label's letter, in pixels
 _LONGEST = 16  # letters of a label in the matrix; the cell's tooltip has the whole name
@@ -29,9 +33,10 @@ _ON_DARK = 0.6  # from this share on, numbers have the light color
 
 @dataclass(frozen=True)
 class Mistake:
-    """A misclassified image with its true and its predicted class."""
+    """A misclassified image with its true and its predicted class, and perhaps the places that spoke for the wrong one."""
 
     url: str
+    heat: str | None
     file: str
     truth: str
     predicted: str
@@ -87,9 +92,14 @@ def worst(facts: ReportFacts) -> list[Mistake]:
     """Return the wrong images with the highest confidence, the highest first."""
     if facts.answers is None or facts.evaluation is None:
         return []
+    pictures, maps = facts.answers.thumbnails, facts.answers.maps
+    drawn: list[str | None] = [
+        png(overlay(picture, heat, SEEN, span=drawn_span(heat))) for picture, heat in zip(pictures, maps, strict=False)
+    ]
+    drawn += [None] * (len(pictures) - len(drawn))
     return [
-        Mistake(png(picture), w.file, w.truth, w.predicted, show.percent(w.probability, 0))
-        for picture, w in zip(facts.answers.thumbnails, facts.evaluation.worst, strict=False)
+        Mistake(png(picture), heat, w.file, w.truth, w.predicted, show.percent(w.probability, 0))
+        for picture, heat, w in zip(pictures, drawn, facts.evaluation.worst, strict=False)
     ]
 
 
