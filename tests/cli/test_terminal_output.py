@@ -227,7 +227,7 @@ def test_a_closed_standard_output_is_no_error() -> None:
 
 def test_lines_for_a_file_get_there_while_a_terminal_shows_the_progress(evil: Path, tmp_path: Path) -> None:
     terminal, slave = os.openpty()
-    command = [sys.executable, "-m", "edgekit", "predict", str(evil), str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "edgekit", "predict", str(evil / "bundle"), str(tmp_path), "--json"]
     for i in range(2):
         Image.fromarray(np.full((20, 20, 3), 90 * i, np.uint8)).save(tmp_path / f"{i}.png")
     shown = b""
