@@ -143,6 +143,7 @@ def replacements(page: str, device: Callable[[], str]) -> dict[str, str]:
         )
         found |= {"timm:vit_small_patch14_dinov2.lvd142m": "runs/start", "pretrain.epochs=10": "pretrain.epochs=1"}
     if page == "good-parts":  # fewer parts, drawn in the same way
+        found["edgekit export runs/parts"] = "edgekit export runs/parts --max-drop 100 --jobs 1"
         found['Path("parts"))'] = 'Path("parts"), train=60, test_good=20, test_each=4)'
     if page == "proof-of-concept":
         found |= {"data.labels=1,5,20": "data.labels=1,5", "batch_size=32,64": "batch_size=16,32"}

@@ -32,7 +32,8 @@ class HeatMaps:
         """The number of runs that the map of one image takes, beside those of its answer; 1 where the model itself gives the map."""
         from edgekit.tasks.occlusion import run_count
 
-        return run_count(self._predictor.preprocessing.image_size) if self._predictor.explains else 1
+        height, width = self._predictor.preprocessing.image_size
+        return run_count((height, width)) if self._predictor.explains else 1
 
     def name_of(self, item: Path | InputFrame) -> str:
         """The name of an image's file without its suffix: as below the folder that the user named."""

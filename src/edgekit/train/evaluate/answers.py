@@ -94,12 +94,13 @@ def with_maps(answers: Answers, student: nn.Module, images: ImageSet, recipe: Re
     if not len(rows):
         return answers
     height, width = answers.thumbnails.shape[1:3]
+    seen_height, seen_width = images.size
 
     def scores(pixels: Pixels) -> NDArray[np.float32]:
         return np.asarray(apply(student, pixels, recipe.data.mean, recipe.data.std, device).numpy())
 
     maps = []
-    with progress("occlusion", len(rows) * run_count((images.size[0], images.size[1])), unit="images") as advance:
+    with progress("occlusion", len(rows) * run_count((seen_height, seen_width)), unit="images") as advance:
         for i in rows:
             chosen = int(answers.predicted["student"][i])
             _, heat = occlusion_map(np.asarray(images.images[i]), scores, chosen=chosen, advance=advance)
