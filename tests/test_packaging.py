@@ -106,7 +106,9 @@ def test_the_gate_ends_with_the_error_of_a_bundle_that_is_not_there(bundle: Path
 
 def in_sdist() -> set[str]:
     """The files and folders of the root that an sdist takes along, beside pyproject.toml."""
-    found = re.search(r"^\[tool\.hatch\.build\.targets\.sdist\]\n.*?^include = \[(.*?)\]$", PYPROJECT, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^\[tool\.hatch\.build\.targets\.sdist\]\n.*?^include = \[(.*?)\]$", PYPROJECT, re.MULTILINE | re.DOTALL
+    )
     assert found is not None
     return {name.lstrip("/") for name in re.findall(r'"([^"]+)"', found[1])}
 
@@ -151,7 +153,13 @@ def test_the_sdist_builds_the_wheel_of_the_tree_to_the_same_bytes(
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "tools/"))]
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("tools/site/tables.py", "benchmarks/results/cifar10.json", "examples/digits.yaml", "Makefile", ".github/workflows/checks.yml"):
+    for name in (
+        "tools/site/tables.py",
+        "benchmarks/results/cifar10.json",
+        "examples/digits.yaml",
+        "Makefile",
+        ".github/workflows/checks.yml",
+    ):
         assert name in packed
     assert not [name for name in packed if "__pycache__" in name or name.startswith(("runs/", "build/"))]
     assert not (tmp_path / "called").exists()

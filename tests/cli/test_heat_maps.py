@@ -47,7 +47,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", HEIGHT, WIDTH, 3])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])
     graph = helper.make_graph(nodes, "planted", [images], [logits], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
+    )
     golden = np.zeros((2, HEIGHT, WIDTH, 3), np.uint8)
     np.savez(folder / "golden.npz", images=golden, logits=np.tile(np.float32([12.75, -12.75]), (2, 1)))
     [variant] = manifest.variants

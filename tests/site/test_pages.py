@@ -60,7 +60,9 @@ def test_the_menu_names_every_page_once_and_no_other() -> None:
     placed = [*menu()]
     assert sorted(placed) == sorted(set(placed))
     aside = CONFIG["not_in_nav"].split()
-    listed = {page for page in PAGES if page not in aside and not page.startswith(tuple(a for a in aside if a.endswith("/")))}
+    listed = {
+        page for page in PAGES if page not in aside and not page.startswith(tuple(a for a in aside if a.endswith("/")))
+    }
     assert {*placed} == listed
 
 
@@ -72,7 +74,9 @@ def test_links_lead_to_headings_that_are_there(page: str) -> None:
         if "://" in found["target"]:
             continue
         # The project's own files are pages; they link as in the repository.
-        source = {there: here for here, there in hooks._PAGES.items()}.get(page) if page.startswith("project/") else None
+        source = (
+            {there: here for here, there in hooks._PAGES.items()}.get(page) if page.startswith("project/") else None
+        )
         base = posixpath.dirname(source) if source is not None else posixpath.join("docs", folder)
         path = posixpath.normpath(posixpath.join(base, found["target"])) if found["target"] else None
         there = page if path is None else hooks._PAGES.get(path, path.removeprefix("docs/"))

@@ -51,7 +51,9 @@ def test_a_mean_of_scores_is_that_of_all_pairs() -> None:
     path = DOCS.parent / "benchmarks" / "results" / "unknown.json"
     rows = [row for row in json.loads(path.read_text())["rows"] if row["variant"] == "onnx-int8" and not row["near"]]
     far = [row for row in rows if row["score"] == "distance, embedding"]
-    found = re.search(r"^\| `distance`, with `--embedding` \|[^|]*\| ([\d.]+)% \| ([\d.]+)% \|", tables.unknown_scores(), re.M)
+    found = re.search(
+        r"^\| `distance`, with `--embedding` \|[^|]*\| ([\d.]+)% \| ([\d.]+)% \|", tables.unknown_scores(), re.M
+    )
     assert found is not None
     for shown, key in zip(found.groups(), ("auroc", "false_accepts"), strict=True):
         assert float(shown) == pytest.approx(100 * sum(row[key] for row in far) / len(far), abs=0.0501)

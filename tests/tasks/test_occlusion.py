@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,15 @@ from numpy.typing import NDArray
 
 from edgekit.tasks import find
 from edgekit.tasks.classification import softmax
-from edgekit.tasks.occlusion import Explanation, cell_edges, covered, log_odds, mean_of_squares, occlusion_map, run_count
+from edgekit.tasks.occlusion import (
+    Explanation,
+    cell_edges,
+    covered,
+    log_odds,
+    mean_of_squares,
+    occlusion_map,
+    run_count,
+)
 
 SIZES = [(40, 72), (72, 40), (33, 33), (16, 16), (5, 64), (4, 4)]
 
@@ -97,7 +107,7 @@ def test_the_map_is_that_of_a_plain_loop(size: tuple[int, int], seed: int, class
             total[rows, columns] += odds(image) - odds(copy)
             count[rows, columns] += 1
     each = total / count  # the mean over all squares that cover a pixel, even within each cell
-    middles = [[(a + b) / 2 for a, b in zip(one, one[1:], strict=False)] for one in edges]
+    middles = [[(a + b) / 2 for a, b in itertools.pairwise(one)] for one in edges]
     cells = [[each[int(y), int(x)] for x in middles[1]] for y in middles[0]]
     for y, x in [(0, 0), (height - 1, width - 1), (height // 2, width // 3)]:
         along = [np.interp(x + 0.5, middles[1], row) for row in cells]

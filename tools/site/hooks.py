@@ -43,7 +43,8 @@ _LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """List every command of `edgekit --help` in the navigation, and the pages that `mkdocs.yml` does not place, at the end of their part."""
-    if os.environ.get(VERSIONED):  # otherwise every page would ask for a list of versions that a folder on a disk does not have
+    # Otherwise every page would ask for a list of versions that a folder on a disk does not have.
+    if os.environ.get(VERSIONED):
         config.extra["version"] = {"provider": "mike"}
     names = [{name: f"reference/cli/{name}.md"} for name in commands.COMMANDS]
     _replace(config.nav, "COMMANDS", ["reference/cli/index.md", *names])

@@ -238,7 +238,9 @@ class _PredictJob:
         # The end of a stream is not known. On a terminal the printed lines show the progress, unless each of them takes many runs.
         shown = total is not None and (runs > 1 or not sys.stdout.isatty())
         unit = "runs" if runs > 1 else "images"
-        bar = progress("predict", (total or 0) * runs, unit=unit) if shown else nullcontext(lambda steps=1, note="": None)
+        bar = (
+            progress("predict", (total or 0) * runs, unit=unit) if shown else nullcontext(lambda steps=1, note="": None)
+        )
         began = time.perf_counter()
         try:
             with bar as advance:
@@ -260,9 +262,7 @@ class _PredictJob:
             _write_embeddings(Path(self._embedding), self._embeddings)
         self._print_throughput(seconds)
 
-    def _lines(
-        self, items: Iterable[Path | InputFrame], ahead: bool, advance: Advance
-    ) -> Iterator[str | None]:
+    def _lines(self, items: Iterable[Path | InputFrame], ahead: bool, advance: Advance) -> Iterator[str | None]:
         """Yield the line to print for each item; None for one that failed, whose error goes to standard error."""
         from edgekit.errors import DataError
 

@@ -24,7 +24,8 @@ from edgekit.tasks.occlusion import drawn_span
 MATRIX_CLASSES = (
     30  # with more classes, the cells would be too small, and a table shows the most confused pairs instead
 )
-SEEN = Preprocessing(image_size=64, resize_to=64, fit="stretch")  # of pictures of what a model sees, whatever was cut off
+# Of pictures of what a model sees, whatever was cut off.
+SEEN = Preprocessing(image_size=64, resize_to=64, fit="stretch")
 _PAIRS = 40
 _LETTER = 7.6  # approximate width of a label's letter, in pixels
 _LONGEST = 16  # letters of a label in the matrix; the cell's tooltip has the whole name

@@ -194,7 +194,9 @@ class Predictor:
             )
         names = self._class_names
         if of is not None and of not in names:
-            raise DataError(f"{self._name} has no class {of}", near(of, names) or "leave the class out for the likeliest")
+            raise DataError(
+                f"{self._name} has no class {of}", near(of, names) or "leave the class out for the likeliest"
+            )
         with bounded_decoding():
             image = as_image(source, self.max_pixels)
             pixels = self.preprocessing(image)
