@@ -59,7 +59,7 @@ SHOWN = {
         "runs/textures/report.html",
     ),
     "digits-map": Shown(
-        ("edgekit train examples/digits.yaml", "edgekit embed runs/digits digits"),
+        ("edgekit train examples/digits.yaml", "edgekit embed runs/digits digits --points 1000"),
         "runs/digits/embed/digits-encoder/map.html",
     ),
 }

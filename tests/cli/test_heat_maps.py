@@ -100,6 +100,18 @@ def test_the_map_lies_on_the_image_where_the_signal_is(planted: Bundle, tmp_path
         assert (drawn == overlay(pixels, found.heat, predictor.preprocessing, span=found.span)).all()
 
 
+def test_a_map_replaces_another_map_and_nothing_else(planted: Bundle, tmp_path: Path, edgekit: Command) -> None:
+    photo = tmp_path / "a.png"
+    Image.fromarray(bright_corner((48, 80))).save(photo)
+    before = photo.read_bytes()
+    code, _, err = edgekit("predict", planted.path, photo, "--heatmap", tmp_path)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "a.png is there already, and is not a heat map" in err
+    assert photo.read_bytes() == before
+    for _ in range(2):
+        assert edgekit("predict", planted.path, photo, "--heatmap", tmp_path / "maps")[0] == 0
+
+
 def test_another_class_can_be_asked_for_and_what_speaks_for_it_is_the_opposite(planted: Bundle) -> None:
     runs: list[int] = []
     with Predictor(planted) as predictor:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from edgekit.tasks import Answer
 
 
+_MARK = "edgekit heat map"  # in the metadata of each file, so that only these are replaced
+
+
 class HeatMaps:
     """Writes images with their heat maps on them into a folder.
 
@@ -50,16 +53,28 @@ class HeatMaps:
             image: upright, of any mode.
             answer: about it.
             advance: called with the number of runs after each of them, `runs` in all.
+
+        Raises:
+            EdgekitError: the file is there already, and is not a heat map.
         """
         import numpy as np
         from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
 
+        from edgekit.errors import EdgekitError
         from edgekit.files import write_bytes
         from edgekit.preprocess import to_rgb
         from edgekit.tasks.heat_maps import overlay
 
+        mark = PngInfo()
+        mark.add_text("Software", _MARK)
         free = next(free for n in count(1) if (free := name if n == 1 else f"{name}-{n}") not in self._taken)
         self._taken.add(free)
+        path = self._folder / f"{free}.png"
+        if path.exists() and not _is_heat_map(path):  # such as the image itself, where the folder is that of the images
+            raise EdgekitError(
+                f"--heatmap: {path} is there already, and is not a heat map of edgekit", "give another folder"
+            )
         preprocessing, alarm = self._predictor.preprocessing, self._predictor.alarm
         rgb = image if image.mode == "RGB" else to_rgb(image, preprocessing.pixel_range)
         pixels = np.asarray(rgb)
@@ -71,8 +86,17 @@ class HeatMaps:
             drawn = overlay(pixels, answer.heat, preprocessing, None if alarm is None else alarm.map_threshold)
             advance(1)
         stream = io.BytesIO()
-        Image.fromarray(drawn).save(stream, "PNG")
-        path = self._folder / f"{free}.png"
+        Image.fromarray(drawn).save(stream, "PNG", pnginfo=mark)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, stream.getvalue())
         return path
+
+
+def _is_heat_map(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == _MARK
+    except (OSError, ValueError, SyntaxError):
+        return False
