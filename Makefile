@@ -70,7 +70,7 @@ docs-update: $(VENV)/.installed-docs ## write the measured tables and charts int
 	$(BIN)/python -m tools.site
 
 docs-release: $(VENV)/.installed-docs ## commit this version's site to the branch gh-pages, beside those of other versions (DOCS_ARGS=--push publishes it)
-	NO_MKDOCS_2_WARNING=1 EDGEKIT_DOCS_VERSIONED=1 $(BIN)/mike deploy --update-aliases --alias-type copy $(DOCS_ARGS) $(DOCS_VERSION) latest
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 EDGEKIT_DOCS_VERSIONED=1 $(BIN)/mike deploy --update-aliases --alias-type copy $(DOCS_ARGS) $(DOCS_VERSION) latest
 	$(BIN)/mike set-default $(DOCS_ARGS) latest
 
 wheel: | $(filter $(PRIVATE_UV),$(UV)) ## build the wheel into dist/
