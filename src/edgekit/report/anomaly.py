@@ -13,7 +13,7 @@ from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.facts import ReportFacts
 from edgekit.report.figures import LegendEntry, ReportFigure
-from edgekit.report.mistakes import SEEN, png
+from edgekit.report.mistakes import SEEN, picture_url
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.report.tables import Column, Table, TableCell, capital
 from edgekit.tasks.anomaly_answers import AnomalyAnswers
@@ -212,7 +212,7 @@ def _shown(answers: AnomalyAnswers) -> list[ShownImage]:
         drawn = overlay(picture, heat, SEEN, answers.map_threshold)
         found.append(
             ShownImage(
-                png(drawn), drawn.shape[1], drawn.shape[0], answers.names[row], capital(answers.defects[row]), show.significant(score),
+                picture_url(drawn), drawn.shape[1], drawn.shape[0], answers.names[row], capital(answers.defects[row]), show.significant(score),
                 answers.threshold is not None and score > answers.threshold,
             )
         )  # fmt: skip
