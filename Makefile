@@ -9,6 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/digits
 MINUTES ?= 5
+# The site has one folder for each minor version.
+DOCS_VERSION = $(shell sed -nE 's/^__version__ = "([0-9]+\.[0-9]+).*"/\1/p' src/edgekit/__init__.py)
 
 PRIVATE_UV := build/uv/bin/uv
 UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo $(PRIVATE_UV); fi)
@@ -18,7 +20,7 @@ EXTRAS_demo := train,export,ort,openvino,report
 EXTRAS_dev := dev
 EXTRAS_docs := docs
 
-.PHONY: help setup demo test test-all test-lowest fuzz kill lint docs docs-update wheel clean
+.PHONY: help setup demo test test-all test-lowest fuzz kill lint docs docs-update docs-release wheel clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -66,6 +68,10 @@ docs: $(VENV)/.installed-docs ## build the documentation site into build/site, a
 
 docs-update: $(VENV)/.installed-docs ## write the measured tables and charts into docs/, after benchmarks/results/ has changed
 	$(BIN)/python -m tools.site
+
+docs-release: $(VENV)/.installed-docs ## commit this version's site to the branch gh-pages, beside those of other versions (DOCS_ARGS=--push publishes it)
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 EDGEKIT_DOCS_VERSIONED=1 $(BIN)/mike deploy --update-aliases --alias-type copy $(DOCS_ARGS) $(DOCS_VERSION) latest
+	$(BIN)/mike set-default $(DOCS_ARGS) latest
 
 wheel: | $(filter $(PRIVATE_UV),$(UV)) ## build the wheel into dist/
 	$(UV) build --quiet --wheel --out-dir dist

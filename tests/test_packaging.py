@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.helpers.source_tree import source_tree
 from tests.helpers.tiny_bundle import make_bundle
 
 ROOT = Path(__file__).parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
 BIN = Path(sys.executable).parent
 SCHEMAS = [
     *((path, "vendor.github-workflows") for path in sorted((ROOT / ".github/workflows").glob("*.yml"))),
@@ -101,26 +104,62 @@ def test_the_gate_ends_with_the_error_of_a_bundle_that_is_not_there(bundle: Path
     assert "none" in done.stderr
 
 
+def in_sdist() -> set[str]:
+    """The files and folders of the root that an sdist takes along, beside pyproject.toml."""
+    found = re.search(
+        r"^\[tool\.hatch\.build\.targets\.sdist\]\n.*?^include = \[(.*?)\]$", PYPROJECT, re.MULTILINE | re.DOTALL
+    )
+    assert found is not None
+    return {name.lstrip("/") for name in re.findall(r'"([^"]+)"', found[1])}
+
+
+def test_the_sdist_takes_the_whole_project_along() -> None:
+    """Its tests, and its site, need nearly all of it: result files, tools, examples, the Makefile."""
+    listing = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip("needs a git checkout: what else lies in an unpacked archive is not known to be the project's")
+    tracked = {name.partition("/")[0] for name in listing.stdout.splitlines()}
+    assert tracked - in_sdist() - {"pyproject.toml"} <= {".ci"}  # of the machines that check changes
+    assert {name for name in in_sdist() if not (ROOT / name).exists()} == set()
+
+
 @pytest.mark.slow
 def test_the_sdist_builds_the_wheel_of_the_tree_to_the_same_bytes(
     tmp_path: Path, require_tool: Callable[[str, str], str]
 ) -> None:
+    """Also without git, whose stand-in here leaves a trace if it is called."""
     uv = require_tool("uv", "builds the packages")
-    more = ("CHANGELOG.md", "tests", "docs")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\ntouch {tmp_path}/called\nexit 127\n")
+    (tmp_path / "bin" / "git").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
     def build(source: Path, *options: str) -> Path:
         out = source.parent / f"{source.name}-dist"
         command = [uv, "build", *options, "--out-dir", str(out), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode and "failed to fetch" in done.stderr.lower():
             pytest.skip("no package index within reach")
         assert done.returncode == 0, done.stderr
         return out
 
+    more = sorted(in_sdist() - {"README.md", "LICENSE", "src"})
     whole = build(source_tree(tmp_path / "tree", *more))  # an sdist, and the wheel that is built from it
-    [wheel] = whole.glob("*.whl")
-    [again] = build(source_tree(tmp_path / "other", *more), "--wheel").glob("*.whl")
-    assert sha256(wheel) == sha256(again)
+    [wheel], [sdist] = whole.glob("*.whl"), whole.glob("*.tar.gz")
+    other = build(source_tree(tmp_path / "other", *more), "--wheel", "--sdist")  # both from the tree
+    assert [sha256(path) for path in sorted(whole.iterdir())] == [sha256(path) for path in sorted(other.iterdir())]
     names = zipfile.ZipFile(wheel).namelist()
     assert "edgekit/cli/main.py" in names
-    assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "tools/"))]
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    for name in (
+        "tools/site/tables.py",
+        "benchmarks/results/cifar10.json",
+        "examples/digits.yaml",
+        "Makefile",
+        ".github/workflows/checks.yml",
+    ):
+        assert name in packed
+    assert not [name for name in packed if "__pycache__" in name or name.startswith(("runs/", "build/"))]
+    assert not (tmp_path / "called").exists()

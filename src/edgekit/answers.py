@@ -1,6 +1,6 @@
 """The predictions of a run's classifiers for each test image, in one small file for the confusion matrix, the worst images and the bootstrap.
 
-RUN/evaluate/answers.npz has the arrays truth, MODEL.predicted, MODEL.probability, worst and thumbnails.
+RUN/evaluate/answers.npz has the arrays truth, MODEL.predicted, MODEL.probability, worst, thumbnails and maps.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Answers:
         probability: for each model, (n,) float32, the softmax probability of that class.
         worst: (m,) int32, rows of the wrong images with the student's highest confidence.
         thumbnails: (m, h, w, 3) uint8, thumbnails of these images.
+        maps: (k, h, w) float32, of the first k of these images which places speak for the wrong class (`edgekit.tasks.occlusion`).
     """
 
     truth: NDArray[np.int32]
@@ -37,6 +38,7 @@ class Answers:
     probability: dict[str, NDArray[np.float32]]
     worst: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     thumbnails: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+    maps: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 1, 1), np.float32))
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -60,6 +62,7 @@ class Answers:
             "truth": self.truth,
             "worst": self.worst,
             "thumbnails": self.thumbnails,
+            "maps": self.maps,
         }
         for model, predicted in self.predicted.items():
             arrays |= {f"{model}.predicted": predicted, f"{model}.probability": self.probability[model]}
@@ -101,4 +104,13 @@ def read_answers(path: Path, classes: int) -> Answers:
     )
     if not fits or worst.shape != (len(thumbnails),) or len(thumbnails) > _MOST_THUMBNAILS:
         raise Unreadable(path, "its thumbnails are invalid")
-    return Answers(truth, predicted, probability, worst, thumbnails)
+    maps = arrays.get("maps", np.zeros((0, *thumbnails.shape[1:3]), np.float32))  # older files have none
+    if (
+        maps.dtype != np.float32
+        or maps.ndim != 3
+        or len(maps) > len(worst)
+        or (len(maps) and maps.shape[1:] != thumbnails.shape[1:3])
+        or not np.isfinite(maps).all()
+    ):
+        raise Unreadable(path, "its maps are invalid")
+    return Answers(truth, predicted, probability, worst, thumbnails, maps)

@@ -95,7 +95,9 @@ def _bar(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
         TextColumn("{task.description:<12}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
         TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
-    with Progress(*columns, console=new_console(stderr=True), transient=False) as bar:
+    # Rich would send what is printed on standard output to standard error, above the bar, also where it goes into a file or a pipe.
+    above = sys.stdout.isatty()
+    with Progress(*columns, console=new_console(stderr=True), transient=False, redirect_stdout=above) as bar:
         task = bar.add_task(title, total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:

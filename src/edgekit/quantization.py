@@ -32,7 +32,9 @@ CALIBRATION, EQUALIZATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = get_ar
 class Record(BaseModel):
     """Base of the records; see the module."""
 
-    model_config = ConfigDict(extra="allow", defer_build=True)
+    model_config = ConfigDict(
+        extra="allow", defer_build=True, protected_namespaces=()
+    )  # pydantic < 2.10 warns about `model_bytes`
 
     @model_validator(mode="before")
     @classmethod

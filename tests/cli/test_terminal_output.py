@@ -225,6 +225,27 @@ def test_a_closed_standard_output_is_no_error() -> None:
     assert not done.stderr
 
 
+def test_lines_for_a_file_get_there_while_a_terminal_shows_the_progress(evil: Path, tmp_path: Path) -> None:
+    terminal, slave = os.openpty()
+    command = [sys.executable, "-m", "edgekit", "predict", str(evil / "bundle"), str(tmp_path), "--json"]
+    for i in range(2):
+        Image.fromarray(np.full((20, 20, 3), 90 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    shown = b""
+    with (tmp_path / "lines").open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=slave) as running:
+        os.close(slave)
+        try:
+            while part := os.read(terminal, 4096):
+                shown += part
+        except OSError:  # how Linux says that the other end is closed
+            pass
+        os.close(terminal)
+    assert running.returncode == 0, shown
+    assert b"2/2" in shown
+    assert [json.loads(line)["file"] for line in (tmp_path / "lines").read_text().splitlines()] == [
+        str(tmp_path / f"{i}.png") for i in range(2)
+    ]
+
+
 def test_nobody_reads_any_more() -> None:
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m edgekit schema recipe | true; echo ${{PIPESTATUS[0]}}"],

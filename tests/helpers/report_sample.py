@@ -162,7 +162,8 @@ def make_answers(classes: int, images: int = 360) -> Answers:
     probability = {model: np.full(images, 0.9, np.float32) for model in predicted}
     worst = np.flatnonzero(predicted["student"] != truth).astype(np.int32)
     pixels = np.random.default_rng(0).integers(0, 256, (len(worst), 32, 32, 3), dtype=np.uint8)
-    return Answers(truth, predicted, probability, worst, pixels)
+    maps = np.random.default_rng(1).normal(0, 1, (3, 32, 32)).astype(np.float32)
+    return Answers(truth, predicted, probability, worst, pixels, maps)
 
 
 def make_bundle(folder: Path, classes: list[str]) -> Bundle:

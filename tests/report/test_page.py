@@ -154,7 +154,8 @@ def test_mistakes_and_advice_are_shown(report: Path, opened: Callable[..., Opene
     assert matrix.locator("rect.heat.error").count() == 1  # every 30th image is of class 0 and taken for 1
     assert "0 predicted as 1: 12" in matrix.locator("title").all_text_contents()
     assert "0: 24 of 36 right" in matrix.locator("title").all_text_contents()
-    assert page.locator(".worst img").count() == 12
+    assert page.locator(".worst img").count() == 12 + 3  # beside three of them, what spoke for the wrong class
+    assert "Zeiler and Fergus" in page.inner_text("#mistakes")
     assert "95 % interval" in page.inner_text(".tile.gain").replace("\u00a0", " ")
     assert "better" in page.inner_text("#accuracy")
 
@@ -346,8 +347,8 @@ def test_hostile_names_are_text(tmp_path: Path, opened: Callable[..., Opened]) -
     shown = seen.page.locator("table.classes tbody th span").all_inner_texts()
     assert [name.strip() for name in shown] == HOSTILE
     assert (
-        seen.page.locator("section img").count() == 1 + 12
-    )  # the views and the worst images, and nothing that a name brought
+        seen.page.locator("section img").count() == 1 + 12 + 3
+    )  # the views, the worst images and the maps of three, and nothing that a name brought
     assert HOSTILE[0] in seen.page.locator("#advice").inner_text()
     assert HOSTILE[1] in seen.page.locator("#mistakes .worst").inner_text()
     assert HOSTILE[0] in seen.page.locator("#mistakes svg.narrow title").all_text_contents()[0]

@@ -142,6 +142,9 @@ def replacements(page: str, device: Callable[[], str]) -> dict[str, str]:
             'name: "timm:resnet18", weights: resnet18.safetensors, mean: 0.5, std: 0.25'
         )
         found |= {"timm:vit_small_patch14_dinov2.lvd142m": "runs/start", "pretrain.epochs=10": "pretrain.epochs=1"}
+    if page == "good-parts":  # fewer parts, drawn in the same way
+        found["edgekit export runs/parts"] = "edgekit export runs/parts --max-drop 100 --jobs 1"
+        found['Path("parts"))'] = 'Path("parts"), train=60, test_good=20, test_each=4)'
     if page == "proof-of-concept":
         found |= {"data.labels=1,5,20": "data.labels=1,5", "batch_size=32,64": "batch_size=16,32"}
     return found
@@ -229,6 +232,7 @@ def test_a_tutorial_from_top_to_bottom(
 CHECKS = {
     "ten-labels": ["recipe.yaml", "runs/photos/export/bundle.json", "runs/photos/report.html"],
     "gallery": ["shop.gallery", "runs/photos/export-recognition/bundle.json"],
+    "good-parts": ["runs/parts/report.html", "maps/good/000.png", "maps/swapped/001.png"],
     "five-ms": ["runs/photos-search/search.html", "runs/photos-search/winner.yaml"],
     "raspberry-pi": ["bench/*/onnx-fp32-b1.json", "bench/*/onnx-int8-b1.json"],
     "jetson": ["bundle/bundle.json"],

@@ -160,6 +160,15 @@ def test_a_page_that_nobody_placed_is_in_the_navigation(tmp_path: Path, monkeypa
     assert f"reference/cli/{next(iter(COMMANDS))}.md" in [*hooks._paths(nav)]
 
 
+def test_only_a_site_that_is_published_has_a_menu_of_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    monkeypatch.delenv(hooks.VERSIONED, raising=False)
+    assert hooks.on_config(SimpleNamespace(nav=nav, extra={})).extra == {}
+    monkeypatch.setenv(hooks.VERSIONED, "1")
+    assert hooks.on_config(SimpleNamespace(nav=nav, extra={})).extra == {"version": {"provider": "mike"}}
+    assert f"{hooks.VERSIONED}=1 $(BIN)/mike deploy" in (ROOT / "Makefile").read_text()
+
+
 def test_links_to_files_of_the_repository_are_understood() -> None:
     inside = hooks._in_repository
     assert inside("tutorials/jetson.md", "../../examples/make_photos.py") == "examples/make_photos.py"

@@ -46,6 +46,19 @@ def test_a_mean_is_that_of_all_draws() -> None:
     assert float(found[1]) == pytest.approx(teacher, abs=0.0501)
 
 
+def test_a_mean_of_scores_is_that_of_all_pairs() -> None:
+    """The first cells of the table of unknown images, computed from the single pairs."""
+    path = DOCS.parent / "benchmarks" / "results" / "unknown.json"
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["variant"] == "onnx-int8" and not row["near"]]
+    far = [row for row in rows if row["score"] == "distance, embedding"]
+    found = re.search(
+        r"^\| `distance`, with `--embedding` \|[^|]*\| ([\d.]+)% \| ([\d.]+)% \|", tables.unknown_scores(), re.M
+    )
+    assert found is not None
+    for shown, key in zip(found.groups(), ("auroc", "false_accepts"), strict=True):
+        assert float(shown) == pytest.approx(100 * sum(row[key] for row in far) / len(far), abs=0.0501)
+
+
 def test_the_readme_quotes_the_measured_accuracies() -> None:
     assert tables.cifar10() in (DOCS.parent / "README.md").read_text()
 

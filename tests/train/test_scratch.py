@@ -234,6 +234,8 @@ def test_the_interval_of_one_draw_is_that_of_its_answers(trained: Path) -> None:
     wrong = ~answers.right("student")
     assert len(evaluation.worst) == min(18, wrong.sum()) == len(answers.thumbnails)
     assert evaluation.worst[0].probability == pytest.approx(answers.probability["student"][wrong].max())
+    assert len(answers.maps) == min(6, wrong.sum())
+    assert np.ptp(answers.maps) > 0
 
 
 @pytest.mark.parametrize("labels", [1.0, "labels.csv"])

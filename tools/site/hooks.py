@@ -6,6 +6,7 @@ The pages of `docs/` are read on GitHub, too, so they link to files of the repos
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import sys
@@ -26,6 +27,7 @@ for _folder in (ROOT, ROOT / "src"):
 
 from tools.site import api, commands, figures, schemas, tables  # noqa: E402
 
+VERSIONED = "EDGEKIT_DOCS_VERSIONED"  # set by `make docs-release`: the site has a menu of versions
 # files of the repository that are pages of the site
 _PAGES = {
     "README.md": "index.md",
@@ -41,6 +43,9 @@ _LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """List every command of `edgekit --help` in the navigation, and the pages that `mkdocs.yml` does not place, at the end of their part."""
+    # Otherwise every page would ask for a list of versions that a folder on a disk does not have.
+    if os.environ.get(VERSIONED):
+        config.extra["version"] = {"provider": "mike"}
     names = [{name: f"reference/cli/{name}.md"} for name in commands.COMMANDS]
     _replace(config.nav, "COMMANDS", ["reference/cli/index.md", *names])
     placed = {*_paths(config.nav)}

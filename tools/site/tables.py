@@ -172,6 +172,56 @@ def recognition() -> str:
     return table(["", "1 image", "5 images", "20 images", "AUROC"], rows)
 
 
+_EMBEDDINGS = {
+    "raw pixels": "raw pixels",
+    "random encoder": "random encoder",
+    "encoder": "pretrained encoder",
+    "teacher": "teacher (its linear probe was kept)",
+    "student, kd": "student, `distill.loss: kd`",
+    "student, kd: onnx-int8": "its INT8, ONNX Runtime",
+    "student, feature": "student, `distill.loss: feature`",
+    "student, feature: onnx-int8": "its INT8, ONNX Runtime",
+}
+
+
+def embeddings() -> str:
+    """Which network embeds best: those of `recognition` that a reader chooses among."""
+    measured = {row["representation"]: row for row in read("recognition_digits")["rows"]}
+    rows = []
+    for name, shown in _EMBEDDINGS.items():
+        row = measured[name]
+        shots = [_percent(row[f"{count}-shot"]["top1"]) for count in (1, 5, 20)]
+        rows.append([shown, *shots, f"{row['auroc']:.3f}"])
+    return table(["", "1 image, %", "5 images, %", "20 images, %", "AUROC"], rows)
+
+
+_SCORES = {
+    "distance, embedding": (
+        "`distance`, with `--embedding`",
+        "minus the squared Mahalanobis distance from the nearest class, in the embedding (Lee et al. 2018)",
+    ),
+    "distance, logits": ("`distance` (default)", "the same in the logits"),
+    "probability": ("`probability`", "the highest calibrated probability (Hendrycks and Gimpel 2017)"),
+    "energy": ("`energy`", "log sum exp of the logits (Liu et al. 2020)"),
+}
+
+
+def unknown_scores() -> str:
+    """What tells unknown images from known ones, in INT8: means over networks and unknown sets."""
+    means = {(row["near"], row["score"]): row for row in read("unknown")["summary"] if row["variant"] == "onnx-int8"}
+    rows = []
+    for score, (option, words) in _SCORES.items():
+        cells = []
+        for near in (False, True):
+            found = means[near, score]
+            cells += [percent(found["auroc"]), percent(found["false_accepts"])]
+        rows.append([option, words, *cells])
+    rows.append(["`never`", "none", "", "", "", ""])
+    return table(
+        ["`edgekit export --abstain`", "score", "AUROC, far unknowns", "accepted", "AUROC, near", "accepted"], rows
+    )
+
+
 def pretraining_speed() -> str:
     """Images a second of a whole SimCLR step, beside LightlySSL's example."""
     rows = []
@@ -364,6 +414,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "anomaly-peer": anomaly_peer,
     "anomaly-speed": anomaly_speed,
     "anomaly-trimmed": anomaly_trimmed,
+    "embeddings": embeddings,
+    "unknown": unknown_scores,
     "pretraining-speed": pretraining_speed,
     "session-overhead": session_overhead,
     "peers": calibration_peers,

@@ -9,7 +9,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,13 @@ from edgekit.terminal import echo
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle
+    from edgekit.cli.heat_maps import HeatMaps
     from edgekit.gallery import Recognizer
+    from edgekit.progress import Advance
     from edgekit.runtimes.predictor import Predictor
     from edgekit.runtimes.sources import InputFrame
     from edgekit.tasks import Answer
 
-_HEAT_MAP = ("Software", "edgekit heat map")  # key and value of a text in the PNG file
 _IN_JSON_LINES = "-"
 
 
@@ -61,7 +61,8 @@ _IN_JSON_LINES = "-"
 )  # fmt: skip
 @click.option(
     "--heatmap", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-    help="Of anomaly detection: write each image with its heat map on it, at its own size, into this folder.",
+    help="Write each image with a heat map on it, at its own size, into this folder. Of anomaly detection: how anomalous each place is; of "
+    "classes: which places speak for the first one (about 80 runs an image).",
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per run.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Inference threads; 0: the runtime decides.")
@@ -110,7 +111,7 @@ def command(
       edgekit predict bundle.zip --video camera:0 --threshold 0.8
       edgekit predict bundle.zip photos/ --embedding photos.npz
       edgekit predict bundle.zip --gallery shop.gallery photo.jpg
-      edgekit predict bundle.zip parts/ --heatmap maps/
+      edgekit predict bundle.zip photos/ --heatmap maps/
     """
     _check_arguments(images, video, as_json, embedding, abstain, abstain_below, gallery)
     from edgekit.bench.workload import Workload, check_parallel
@@ -128,10 +129,10 @@ def command(
     opened = Bundle.open(bundle)
     if threshold is not None and threshold > 1 and not opened.task.alarms:
         raise click.UsageError(f"--threshold {threshold:g}: a probability or a similarity is at most 1")
-    if heatmap is not None and not opened.task.alarms:
+    if heatmap is not None and gallery is None and not (opened.task.alarms or opened.task.explains):
         raise BundleError(
             f"{bundle}: a bundle of the task {opened.task.name} gives no heat maps",
-            "leave --heatmap out, or use a bundle of task anomaly",
+            "leave --heatmap out, or name its classes with --gallery FILE",
         )
     predictor: Predictor
     if gallery is not None:
@@ -149,6 +150,8 @@ def command(
         )
     job = _PredictJob(predictor, top, threshold, batch, as_json, embedding, video)
     if heatmap is not None:
+        from edgekit.cli.heat_maps import HeatMaps
+
         job.heat_maps = HeatMaps(heatmap, predictor, images)
     left_out: Counter[str] = Counter()
     if video is not None:
@@ -201,74 +204,6 @@ def _check_arguments(
         raise click.UsageError("--abstain-below cannot be combined with --gallery: --threshold changes the gallery's")
 
 
-class HeatMaps:
-    """Writes images with their heat maps on them into a folder.
-
-    Args:
-        folder: created if missing.
-        predictor: that gives the answers.
-        roots: the files and folders that the user named.
-    """
-
-    def __init__(self, folder: Path, predictor: Predictor, roots: tuple[Path, ...]) -> None:
-        self._folder, self._predictor, self._roots = folder, predictor, roots
-        self._taken: set[str] = set()
-
-    def name_of(self, item: Path | InputFrame) -> str:
-        """The name of an image's file without its suffix: as below the folder that the user named."""
-        if not isinstance(item, Path):
-            return f"frame-{item.number:06}"
-        inside = [item.relative_to(root) for root in self._roots if root != item and item.is_relative_to(root)]
-        return (inside[0] if inside else Path(item.name)).with_suffix("").as_posix()
-
-    def write(self, name: str, image: Any, answer: Answer) -> Path:
-        """Write one image; return the file, `NAME.png`, of further images of that name `NAME-2.png` and so on.
-
-        Args:
-            name: see `name_of`.
-            image: upright, of any mode.
-            answer: about it.
-
-        Raises:
-            EdgekitError: another file has that name, such as the image itself; or the folder cannot be written.
-        """
-        import io
-
-        import numpy as np
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
-
-        from edgekit.errors import EdgekitError
-        from edgekit.files import write_bytes
-        from edgekit.preprocess import to_rgb
-        from edgekit.tasks.heat_maps import overlay
-
-        free = next(free for n in count(1) if (free := name if n == 1 else f"{name}-{n}") not in self._taken)
-        self._taken.add(free)
-        path = self._folder / f"{free}.png"
-        if path.exists() and not _is_heat_map(path):
-            raise EdgekitError(f"--heatmap {self._folder}: {path} is there, and no heat map", "name another folder")
-        preprocessing, alarm = self._predictor.preprocessing, self._predictor.alarm
-        rgb = image if image.mode == "RGB" else to_rgb(image, preprocessing.pixel_range)
-        assert answer.heat is not None
-        drawn = overlay(np.asarray(rgb), answer.heat, preprocessing, None if alarm is None else alarm.map_threshold)
-        stream, mark = io.BytesIO(), PngInfo()
-        mark.add_text(*_HEAT_MAP)
-        Image.fromarray(drawn).save(stream, "PNG", pnginfo=mark)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, stream.getvalue())
-        return path
-
-
-def _is_heat_map(path: Path) -> bool:
-    """Whether a file has the mark of those that `HeatMaps` writes: only they are replaced."""
-    try:
-        with path.open("rb") as stream:
-            return "\0".join(_HEAT_MAP).encode() in stream.read(200)
-    except OSError:
-        return False
-
-
 class _PredictJob:
     """Classify images, print the answers, and count them."""
 
@@ -300,27 +235,35 @@ class _PredictJob:
         """
         from edgekit.progress import progress
 
-        # On a terminal the printed lines show the progress, and the end of a stream is not known.
-        shown = total is not None and not sys.stdout.isatty()
-        bar = progress("predict", total or 0, unit="images") if shown else nullcontext(lambda steps: None)
+        runs = self._steps
+        # The end of a stream is not known. On a terminal the printed lines show the progress, unless each of them takes many runs.
+        shown = total is not None and (runs > 1 or not sys.stdout.isatty())
+        unit = "runs" if runs > 1 else "images"
+        bar = (
+            progress("predict", (total or 0) * runs, unit=unit) if shown else nullcontext(lambda steps=1, note="": None)
+        )
         began = time.perf_counter()
         try:
             with bar as advance:
-                for line in self._lines(items, ahead):
+                for line in self._lines(items, ahead, advance):
                     if line is not None:
                         echo(line)
-                    advance(1)
         except KeyboardInterrupt:
             self._finish(time.perf_counter() - began)
             raise
         self._finish(time.perf_counter() - began)
+
+    @property
+    def _steps(self) -> int:
+        """Of the progress, for one image."""
+        return self.heat_maps.runs if self.heat_maps is not None else 1
 
     def _finish(self, seconds: float) -> None:
         if self._embedding and self._embedding != _IN_JSON_LINES:
             _write_embeddings(Path(self._embedding), self._embeddings)
         self._print_throughput(seconds)
 
-    def _lines(self, items: Iterable[Path | InputFrame], ahead: bool) -> Iterator[str | None]:
+    def _lines(self, items: Iterable[Path | InputFrame], ahead: bool, advance: Advance) -> Iterator[str | None]:
         """Yield the line to print for each item; None for one that failed, whose error goes to standard error."""
         from edgekit.errors import DataError
 
@@ -335,6 +278,7 @@ class _PredictJob:
         for item, answer in answers:
             if isinstance(answer, DataError):
                 self.failed += 1
+                advance(self._steps)
                 echo(f"error: {answer}", err=True)
                 yield None
                 continue
@@ -342,7 +286,9 @@ class _PredictJob:
             self.unknown += answer.unknown
             self.anomalous += answer.anomalous is True
             if self.heat_maps is not None:
-                self.heat_maps.write(self.heat_maps.name_of(item), self._read(item), answer)
+                self.heat_maps.write(self.heat_maps.name_of(item), self._read(item), answer, advance)
+            else:
+                advance(1)
             if self._embedding and self._embedding != _IN_JSON_LINES:
                 self._embeddings.append((self._name(item), answer.embedding))
             yield self._json_line(item, answer) if self._as_json else self._line(item, answer)

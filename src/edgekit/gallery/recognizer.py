@@ -21,6 +21,8 @@ from edgekit.runtimes.predictor import Predictor
 from edgekit.runtimes.session import run_in_batches
 from edgekit.shares import percent
 from edgekit.tasks import EMBEDDING, UNKNOWN, Answer, Outputs
+from edgekit.tasks.occlusion import log_odds
+from edgekit.tasks.recognition import TEMPERATURE
 
 LEAST_AGREEMENT = 0.9  # of a variant with the one that made the gallery, below which there is a warning
 
@@ -131,6 +133,22 @@ class Recognizer(Predictor):
         embeddings = outputs[EMBEDDING]
         found = self.gallery.nearest(embeddings, top)
         return [Recognition(nearest, least, embedding) for nearest, embedding in zip(found, embeddings, strict=True)]
+
+    @property
+    def explains(self) -> bool:
+        """A gallery's answer is a choice among its classes."""
+        return True
+
+    @property
+    def _class_names(self) -> list[str]:
+        return self.gallery.classes
+
+    def _scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Similarities as logits: the softmax that InstDisc makes of cosines."""
+        return self.gallery.similarities(self._outputs(pixels)[EMBEDDING]) / np.float32(TEMPERATURE)
+
+    def _log_odds(self, scores: NDArray[np.floating[Any]], chosen: int) -> NDArray[np.float64]:
+        return log_odds(scores, chosen)
 
     def _doubt(self, bundle: Bundle) -> str:
         record, own = self.gallery.record, self.variant.id

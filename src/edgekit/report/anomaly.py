@@ -9,12 +9,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from edgekit.intervals import wilson
-from edgekit.preprocess import Preprocessing
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.facts import ReportFacts
 from edgekit.report.figures import LegendEntry, ReportFigure
-from edgekit.report.mistakes import png
+from edgekit.report.mistakes import SEEN, picture_url
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.report.tables import Column, Table, TableCell, capital
 from edgekit.tasks.anomaly_answers import AnomalyAnswers
@@ -22,8 +21,6 @@ from edgekit.tasks.anomaly_metrics import image_auroc, roc
 from edgekit.tasks.heat_maps import overlay
 
 _BINS = 24
-# The pictures are what the model sees, whatever was cut off.
-_WHOLE = Preprocessing(image_size=64, resize_to=64, fit="stretch")
 _KINDS = (("normal", "right"), ("anomalous", "wrong"))  # names, and their classes in style.css
 
 
@@ -212,10 +209,10 @@ def _shown(answers: AnomalyAnswers) -> list[ShownImage]:
     found = []
     for row, picture, heat in zip(answers.shown, answers.pictures, answers.maps, strict=True):
         score = float(answers.scores[row])
-        drawn = overlay(picture, heat, _WHOLE, answers.map_threshold)
+        drawn = overlay(picture, heat, SEEN, answers.map_threshold)
         found.append(
             ShownImage(
-                png(drawn), drawn.shape[1], drawn.shape[0], answers.names[row], capital(answers.defects[row]), show.significant(score),
+                picture_url(drawn), drawn.shape[1], drawn.shape[0], answers.names[row], capital(answers.defects[row]), show.significant(score),
                 answers.threshold is not None and score > answers.threshold,
             )
         )  # fmt: skip

@@ -11,17 +11,23 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgekit.preprocess import Preprocessing
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.facts import ReportFacts
 from edgekit.report.figures import LegendEntry, ReportFigure
 from edgekit.report.svg import drawing, element
 from edgekit.report.tables import Column, Table, TableCell
+from edgekit.tasks.heat_maps import overlay
+from edgekit.tasks.occlusion import drawn_span
 
 MATRIX_CLASSES = (
     30  # with more classes, the cells would be too small, and a table shows the most confused pairs instead
 )
+# Of pictures of what a model sees, whatever was cut off.
+SEEN = Preprocessing(image_size=64, resize_to=64, fit="stretch")
 _PAIRS = 40
+_LARGE_BYTES = 16_000  # of a picture: with twenty of them, the page should stay below half a megabyte
 _LETTER = 7.6  # approximate width of a label's letter, in pixels
 _LONGEST = 16  # letters of a label in the matrix; the cell's tooltip has the whole name
 _ON_DARK = 0.6  # from this share on, numbers have the light color
@@ -29,9 +35,10 @@ _ON_DARK = 0.6  # from this share on, numbers have the light color
 
 @dataclass(frozen=True)
 class Mistake:
-    """A misclassified image with its true and its predicted class."""
+    """A misclassified image with its true and its predicted class, and perhaps the places that spoke for the wrong one."""
 
     url: str
+    heat: str | None
     file: str
     truth: str
     predicted: str
@@ -87,9 +94,15 @@ def worst(facts: ReportFacts) -> list[Mistake]:
     """Return the wrong images with the highest confidence, the highest first."""
     if facts.answers is None or facts.evaluation is None:
         return []
+    pictures, maps = facts.answers.thumbnails, facts.answers.maps
+    drawn: list[str | None] = [
+        picture_url(overlay(picture, heat, SEEN, span=drawn_span(heat)))
+        for picture, heat in zip(pictures, maps, strict=False)
+    ]
+    drawn += [None] * (len(pictures) - len(drawn))
     return [
-        Mistake(png(picture), w.file, w.truth, w.predicted, show.percent(w.probability, 0))
-        for picture, w in zip(facts.answers.thumbnails, facts.evaluation.worst, strict=False)
+        Mistake(picture_url(picture), heat, w.file, w.truth, w.predicted, show.percent(w.probability, 0))
+        for picture, heat, w in zip(pictures, drawn, facts.evaluation.worst, strict=False)
     ]
 
 
@@ -99,11 +112,14 @@ def _cells(facts: ReportFacts) -> NDArray[np.int64] | None:
     return facts.answers.confusion("student", len(facts.evaluation.classes))
 
 
-def png(picture: NDArray[np.uint8]) -> str:
-    """Return a picture, uint8 (h, w, 3), as the URL of a PNG inside the page."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+def picture_url(picture: NDArray[np.uint8]) -> str:
+    """Return a picture, uint8 (h, w, 3), as a URL inside the page: of a PNG, or where that is large, of a JPEG."""
+    image, stream, kind = Image.fromarray(picture), io.BytesIO(), "png"
+    image.save(stream, "PNG", optimize=True)
+    if stream.tell() > _LARGE_BYTES:
+        stream, kind = io.BytesIO(), "jpeg"
+        image.save(stream, "JPEG", quality=88)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:

@@ -190,9 +190,9 @@ def _embedded(path: Path) -> Picture | None:
             width, height = image.size
             if len(content) > _VIEWS_BYTES:
                 smaller = image.convert("RGB")
-                smaller.thumbnail((1600, 1600))
+                smaller.thumbnail((900, 900))
                 stream = io.BytesIO()
-                smaller.save(stream, "JPEG", quality=82)
+                smaller.save(stream, "JPEG", quality=75)
                 content, kind = stream.getvalue(), "jpeg"
     except Unreadable:
         return None

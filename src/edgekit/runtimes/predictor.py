@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle, Variant
 from edgekit.confidence import Confidence
-from edgekit.errors import BundleError, DataError, EdgekitError
+from edgekit.errors import BundleError, DataError, EdgekitError, near
 from edgekit.image_files import as_image
 from edgekit.machine import cpu_features
 from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
@@ -27,6 +27,7 @@ from edgekit.runtimes.session import check_images, run_in_batches
 from edgekit.runtimes.trial import try_first
 from edgekit.targets import PRECISIONS, find_runtime, rank
 from edgekit.tasks import EMBEDDING, Answer, Outputs
+from edgekit.tasks.occlusion import Explanation, occlusion_map
 from edgekit.tasks.task import is_finite
 from edgekit.tasks.unknown import Known, threshold_fault
 
@@ -165,13 +166,65 @@ class Predictor:
             BundleError: the model gives values that are not finite.
         """
         check_images(pixels, (*self.preprocessing.image_size, 3), None)
-        outputs = run_in_batches(self._session, pixels, len(pixels))
+        return self.answers(self._outputs(pixels), top, threshold)
+
+    @property
+    def explains(self) -> bool:
+        """Whether `explain` works: where the model's answer is a choice among classes."""
+        return self.task.explains
+
+    def explain(
+        self, source: ImageInput, of: str | None = None, *, advance: Callable[[int], object] = lambda steps: None
+    ) -> Explanation:
+        """Which places of an image speak for a class: `edgekit.tasks.occlusion`. About 80 copies of the image are run.
+
+        Args:
+            source: an image, see `predict`.
+            of: a class; None: the likeliest.
+            advance: called with the number of copies after each run; `edgekit.tasks.occlusion.run_count` says how many there are.
+
+        Raises:
+            DataError: the image cannot be read; or there is no such class.
+            BundleError: the bundle's answers are no choice among classes, or the model gives values that are not finite.
+        """
+        if not self.explains:
+            raise BundleError(
+                f"{self._name}: the answers of the task {self.task.name} are no choice among classes, so nothing speaks for one",
+                "name a gallery, whose classes are" if self.has_embedding else "take a bundle of task classification",
+            )
+        names = self._class_names
+        if of is not None and of not in names:
+            raise DataError(
+                f"{self._name} has no class {of}", near(of, names) or "leave the class out for the likeliest"
+            )
+        with bounded_decoding():
+            image = as_image(source, self.max_pixels)
+            pixels = self.preprocessing(image)
+        chosen, heat = occlusion_map(
+            pixels, self._scores, self._log_odds, None if of is None else names.index(of), advance=advance
+        )
+        return Explanation(names[chosen], heat)
+
+    # What an explanation is of: the classes, their scores, and how these speak for one of them
+
+    @property
+    def _class_names(self) -> list[str]:
+        return self.classes
+
+    def _scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._outputs(pixels, self.task.main)[self.task.main]
+
+    def _log_odds(self, scores: NDArray[np.floating[Any]], chosen: int) -> NDArray[np.float64]:
+        return self.task.log_odds(scores, chosen)
+
+    def _outputs(self, pixels: NDArray[np.uint8], only: str = "") -> Outputs:
+        outputs = run_in_batches(self._session, pixels, len(pixels), only=only)
         if not is_finite(outputs):
             raise BundleError(
                 f"{self.variant.id}: its outputs are not finite",
                 "use another variant on this machine; `edgekit doctor BUNDLE` checks all of them",
             )
-        return self.answers(outputs, top, threshold)
+        return outputs
 
     def answers(self, outputs: Outputs, top: int, threshold: float | None) -> list[Answer]:
         """Return what outputs mean, image by image; `threshold` None leaves nothing out, or is the bundle's own."""

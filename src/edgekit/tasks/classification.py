@@ -72,7 +72,7 @@ class Classification(Task):
     metrics = {"top1": "top-1", "top5": "top-5"}  # noqa: RUF012
     categorical = True
     smallest = 1.0  # logits below 1 make no decision
-    abstains = calibrates = True
+    abstains = calibrates = explains = True
 
     def fault(self, classes: Sequence[str], shapes: Mapping[str, Sequence[int | None]]) -> str:
         """At least two classes, and a logit for each."""

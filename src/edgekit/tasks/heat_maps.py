@@ -69,17 +69,24 @@ def at_own_size(heat: Heat, preprocessing: Preprocessing, size: tuple[int, int])
     return _along(rows, size[0], left, right)
 
 
-def overlay(image: Pixels, heat: Heat, preprocessing: Preprocessing, threshold: float | None = None) -> Pixels:
+def overlay(
+    image: Pixels,
+    heat: Heat,
+    preprocessing: Preprocessing,
+    threshold: float | None = None,
+    span: tuple[float, float] | None = None,
+) -> Pixels:
     """Draw a heat map on its image.
 
     With a threshold, color begins at half of it and is fullest at one and a half of it, the same for all images, and a line surrounds what
-    is above it. Without one, the colors span this map's own values. What the model did not see is dark.
+    is above it. Without one, the colors span this map's own values, or `span`. What the model did not see is dark.
 
     Args:
         image: uint8 (height, width, 3), upright RGB of any size.
         heat: float32 (h, w), as the model sees the image.
         preprocessing: of the model.
         threshold: the score above which an image is anomalous; it must be positive to set the colors.
+        span: without a threshold, the values where color begins and where it is fullest, such as `Explanation.span`.
 
     Returns:
         uint8 (height, width, 3).
@@ -90,7 +97,7 @@ def overlay(image: Pixels, heat: Heat, preprocessing: Preprocessing, threshold: 
     if threshold is not None and threshold > 0:
         low, high = threshold / 2, threshold * 1.5
     else:
-        low, high = float(heat.min()), float(heat.max())
+        low, high = span or (float(heat.min()), float(heat.max()))
     level = np.clip((np.nan_to_num(own) - low) / max(high - low, 1e-12), 0, 1)
     cover = np.interp(level, _STEPS, _COVER)[:, :, None]
     color = np.stack([np.interp(level, _STEPS, channel) for channel in zip(*_COLORS, strict=True)], axis=2)

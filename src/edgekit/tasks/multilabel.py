@@ -97,7 +97,7 @@ class Multilabel(Task):
     smallest = 1.0
     # Two float variants may differ in the one or the other class whose probability is 0.5 up to rounding.
     least_agreement = 0.95
-    calibrates = True
+    calibrates = explains = True
     uncalibrated = "the probabilities are not calibrated, and the threshold of every class is 0.5"
 
     def fault(self, classes: Sequence[str], shapes: Mapping[str, Sequence[int | None]]) -> str:
@@ -115,6 +115,10 @@ class Multilabel(Task):
     def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float) -> list[Answer]:
         """All classes whose probability is at least `threshold`, or 0.5 where that is 0. `top` cuts nothing off: there is no choice to make."""
         return _answers(outputs, classes, sigmoid(outputs[LOGITS]), [threshold or _HALF] * len(classes))
+
+    def log_odds(self, scores: NDArray[np.floating[Any]], chosen: int) -> NDArray[np.float64]:
+        """A class has a sigmoid of its own, so its logit is its log-odds."""
+        return scores[:, chosen].astype(np.float64)
 
     def calibrated(
         self,

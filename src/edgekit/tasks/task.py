@@ -28,6 +28,7 @@ from edgekit.parity import (
     values_fault,
 )
 from edgekit.shares import difference, percent
+from edgekit.tasks.occlusion import log_odds
 from edgekit.tasks.unknown import Geometry, Known
 
 Outputs = Mapping[str, NDArray[np.float32]]  # by name; the first axis is the images
@@ -106,6 +107,7 @@ class Task(ABC):
         uncalibrated: what is missing where there are too few labeled images for that.
         alarms: whether its main output is a score, one an image, above a threshold of which the image is anomalous. Scores of normal images
             set it for each variant, and `answers` gets it as its `threshold`, infinite where there is none.
+        explains: whether the main output has a score for each class, (n, classes), so that `log_odds` tells how strongly it speaks for one.
         float_tail: whether everything behind the last convolution stays in float32 where the rest is quantized or in half precision.
         batch: images that are run at once where nothing is timed, at most.
     """
@@ -130,6 +132,7 @@ class Task(ABC):
     abstains: ClassVar[bool] = False
     uncalibrated: ClassVar[str] = "no calibrated probabilities and no answer unknown"
     alarms: ClassVar[bool] = False
+    explains: ClassVar[bool] = False
     float_tail: ClassVar[bool] = False
     batch: ClassVar[int] = 256
 
@@ -170,6 +173,15 @@ class Task(ABC):
             top: how much to say of each image, at most, where there is a choice.
             threshold: leave out what is less certain, from 0 to 1.
         """
+
+    def log_odds(self, scores: NDArray[np.floating[Any]], chosen: int) -> NDArray[np.float64]:
+        """How strongly scores of the classes speak for one of them, (n,). Asked only where the task `explains`; as of one choice among all classes.
+
+        Args:
+            scores: (n, classes).
+            chosen: index of the class.
+        """
+        return log_odds(scores, chosen)
 
     # Known and unknown: what a task that can tell them apart overrides; the others have none of it
 

@@ -15,7 +15,7 @@ from edgekit.stages import MODEL_OF
 from edgekit.train.advice import advise, gather
 from edgekit.train.draws import complete_draws
 from edgekit.train.evaluate import device_of, score_run
-from edgekit.train.evaluate.answers import answer, differences, with_worst
+from edgekit.train.evaluate.answers import answer, differences, with_maps, with_worst
 from edgekit.train.evaluate.few_shot import DRAWS
 from edgekit.train.objective import objective_of, of_test
 
@@ -38,6 +38,9 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
     if own is None:  # several classes an image: no answer is simply right or wrong
         return evaluation.model_copy(update={"draws": _recorded_draws(run, recipe, splits)})
     own, worst = with_worst(own, test, splits.classes)
+    for stage in [stage for stage in classifier_stages(recipe) if MODEL_OF[stage] == "student"]:
+        student = load_classifier(run.stage_path(stage), run.require(stage).outputs)
+        own = with_maps(own, student, test, recipe, device_of(recipe))
     of_draws = _draws(run, recipe, splits)
     answers = [own, *(answers for _, answers in of_draws)]
     path = run.path / "evaluate" / FILE

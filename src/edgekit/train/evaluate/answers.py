@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from edgekit.answers import Answers
 from edgekit.data.images import ImageSet
+from edgekit.data.pixels import Pixels
 from edgekit.intervals import RESAMPLES, mcnemar, paired
+from edgekit.progress import progress
 from edgekit.recipe import Recipe
 from edgekit.result import Difference, WorstImage
 from edgekit.shares import share_of
+from edgekit.tasks.occlusion import occlusion_map, run_count
 from edgekit.train.evaluate.features import apply
 
 WORST = 18
+EXPLAINED = 6  # each takes some 80 images through the student
 _SIDE = 64  # longer side of a thumbnail, in pixels
 
 
@@ -72,6 +78,34 @@ def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tu
         for i in rows
     ]
     return Answers(answers.truth, answers.predicted, answers.probability, rows.astype(np.int32), thumbnails), worst
+
+
+def with_maps(answers: Answers, student: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> Answers:
+    """Add to the first thumbnails which places speak for the class that the student took the image for, at most to `EXPLAINED`.
+
+    Args:
+        answers: with thumbnails of `images`.
+        student: maps normalized images to logits.
+        images: uint8, with evaluation preprocessing.
+        recipe: for the normalization.
+        device: where the student runs.
+    """
+    rows = answers.worst[:EXPLAINED]
+    if not len(rows):
+        return answers
+    height, width = answers.thumbnails.shape[1:3]
+    seen_height, seen_width = images.size
+
+    def scores(pixels: Pixels) -> NDArray[np.float32]:
+        return np.asarray(apply(student, pixels, recipe.data.mean, recipe.data.std, device).numpy())
+
+    maps = []
+    with progress("occlusion", len(rows) * run_count((seen_height, seen_width)), unit="images") as advance:
+        for i in rows:
+            chosen = int(answers.predicted["student"][i])
+            _, heat = occlusion_map(np.asarray(images.images[i]), scores, chosen=chosen, advance=advance)
+            maps.append(np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.BOX)))
+    return replace(answers, maps=np.stack(maps).astype(np.float32))
 
 
 def differences(draws: Sequence[Answers], seed: int) -> list[Difference]:
