@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import targets
-from edgekit.cli.choices import TableChoice
+from edgekit.cli.choices import Number, TableChoice
 from edgekit.cli.devices import on_devices
 from edgekit.terminal import echo, echo_json
 
@@ -53,9 +53,9 @@ def _providers() -> str:
     help="Runs in flight at the same time; 0: the runtime decides.  [default: 1; offline and server: 0]",
 )
 @click.option("--query", type=click.IntRange(1), default=8, show_default=True, help="Multi-stream: images per query.")
-@click.option("--rate", type=float, help="Server: queries per second (Poisson arrivals).")
+@click.option("--rate", type=Number(0, min_open=True), help="Server: queries per second (Poisson arrivals).")
 @click.option(
-    "--find-rate", "bound_ms", type=float, metavar="MS", help="Server: find the highest rate whose p99 stays under MS."
+    "--find-rate", "bound_ms", type=Number(0, min_open=True), metavar="MS", help="Server: find the highest rate whose p99 stays under MS."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Server: seed of the random arrivals.")
 @click.option(
@@ -68,7 +68,7 @@ def _providers() -> str:
 @click.option("--profile", is_flag=True, help="Show the time of every layer instead, from the runtime's profiler.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     help="Minimum measuring time per variant, in seconds.  [default: 10; with --quick: 1]",
 )
 @click.option("--quick", is_flag=True, help="A first look: one short round; most percentiles are n/a.")

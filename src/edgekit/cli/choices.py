@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,21 @@ class TableChoice(_Choice):
     @choices.setter
     def choices(self, value: Any) -> None:
         """Ignore the empty list that click's constructor sets."""
+
+
+class Number(click.FloatRange):
+    """A number within bounds. Click's own accepts `nan`, which is within all bounds, and for which every later comparison is false."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+    def _describe_range(self) -> str:
+        """The bounds, for the help; empty without any."""
+        return super()._describe_range() if self.min is not None or self.max is not None else ""
 
 
 class SizeOption(click.ParamType[ImageSize]):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.choices import Number
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
@@ -63,13 +64,13 @@ def command() -> None:
 @click.option("--variant", metavar="ID", help="The variant that embeds.  [default: as edgekit predict]")
 @click.option(
     "--false-accepts",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
     help="Share of the images of unknown classes that may be taken for a class.  [default: 0.05]",
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(-1, 1),
+    type=Number(-1, 1),
     metavar="S",
     help="Set the similarity up to which an image is unknown, instead.",
 )
@@ -194,7 +195,7 @@ def list_(gallery: Path, as_json: bool) -> None:
 @_gallery
 @click.argument("folder", type=_PATH)
 @click.option("--variant", metavar="ID", help="The variant to use.  [default: as edgekit predict]")
-@click.option("--threshold", type=click.FloatRange(-1, 1), metavar="S", help="Try another threshold.")
+@click.option("--threshold", type=Number(-1, 1), metavar="S", help="Try another threshold.")
 @_threads
 @_json
 def test(

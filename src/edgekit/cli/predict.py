@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.choices import Number
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _IN_JSON_LINES = "-"
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to print.")
 @click.option(
     "--threshold",
-    type=click.FloatRange(0),
+    type=Number(0),
     help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity; of anomaly "
     "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection, the bundle's]",
 )
@@ -54,7 +55,7 @@ _IN_JSON_LINES = "-"
     help="Answer unknown about images unlike those that the model was trained on, if the bundle has a rule for that.",
 )  # fmt: skip
 @click.option(
-    "--abstain-below", type=float, metavar="SCORE",
+    "--abstain-below", type=Number(), metavar="SCORE",
     help="Another threshold for unknown: images with a lower score.  [default: the bundle's]",
 )  # fmt: skip
 @click.option(

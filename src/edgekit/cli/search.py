@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import targets
-from edgekit.cli.choices import SizeOption, TableChoice, override_option
+from edgekit.cli.choices import Number, SizeOption, TableChoice, override_option
 from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.sizes import MOST_TRAINED, ImageSize
@@ -73,11 +73,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     help="Of one turn of measuring.  [default: 1, or as percentiles need]",
 )
 @click.option(
-    "--max-drop", type=float, default=1.0, show_default=True, help="Largest loss of accuracy by the export, in points."
+    "--max-drop", type=Number(0, 100), default=1.0, show_default=True, help="Largest loss of accuracy by the export, in points."
 )
 @click.option(
     "--prune",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.choices import Number
 from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json, new_console
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of the fine-tuning.  [default: the recipe's]")
 @click.option(
     "--test",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     default=0.2,
     show_default=True,
     help="Share of each class held out as test set, for folders without their own test set.",

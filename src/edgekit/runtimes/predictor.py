@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle, Variant
 from edgekit.confidence import Confidence
-from edgekit.errors import BundleError, DataError, EdgekitError
+from edgekit.errors import BundleError, DataError, EdgekitError, check_range
 from edgekit.image_files import as_image
 from edgekit.machine import cpu_features
 from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
@@ -165,6 +165,8 @@ class Predictor:
             BundleError: the model gives values that are not finite.
         """
         check_images(pixels, (*self.preprocessing.image_size, 3), None)
+        if threshold is not None:
+            check_range("threshold", threshold, -math.inf, math.inf)
         outputs = run_in_batches(self._session, pixels, len(pixels))
         if not is_finite(outputs):
             raise BundleError(
