@@ -200,6 +200,27 @@ def _check_arguments(
         raise click.UsageError("--abstain-below cannot be combined with --gallery: --threshold changes the gallery's")
 
 
+_MARK = "edgekit heat map"  # in the metadata of each file, so that only these are replaced
+
+
+def _marked() -> Any:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Software", _MARK)
+    return info
+
+
+def _is_heat_map(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == _MARK
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
 class HeatMaps:
     """Writes images with their heat maps on them into a folder.
 
@@ -227,12 +248,16 @@ class HeatMaps:
             name: see `name_of`.
             image: upright, of any mode.
             answer: about it.
+
+        Raises:
+            EdgekitError: the file is there already, and is not a heat map.
         """
         import io
 
         import numpy as np
         from PIL import Image
 
+        from edgekit.errors import EdgekitError
         from edgekit.files import write_bytes
         from edgekit.preprocess import to_rgb
         from edgekit.tasks.heat_maps import overlay
@@ -244,8 +269,12 @@ class HeatMaps:
         assert answer.heat is not None
         drawn = overlay(np.asarray(rgb), answer.heat, preprocessing, None if alarm is None else alarm.map_threshold)
         stream = io.BytesIO()
-        Image.fromarray(drawn).save(stream, "PNG")
+        Image.fromarray(drawn).save(stream, "PNG", pnginfo=_marked())
         path = self._folder / f"{free}.png"
+        if path.exists() and not _is_heat_map(path):  # such as the image itself, where the folder is that of the images
+            raise EdgekitError(
+                f"--heatmap: {path} is there already, and is not a heat map of edgekit", "give another folder"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, stream.getvalue())
         return path
