@@ -154,6 +154,8 @@ def command(
         with Video(video) as frames:
             job.run(frames, frames.count, ahead=not frames.is_live)
     elif images == (Path("-"),):
+        if sys.stdin is None:  # closed, as for some services
+            raise click.UsageError("-: standard input is closed: name the images on the command line")
         job.run(listed(sys.stdin.buffer, left_out), None, ahead=False)
     else:
         files = image_files(images, left_out)
