@@ -347,7 +347,11 @@ class Bundle:
         except Unreadable as error:
             what = f"it has no {MANIFEST}" if error.missing else f"its {MANIFEST}: {error.reason}"
             of_run = path / "export"
-            hint = f"did you mean {of_run}?" if (of_run / MANIFEST).is_file() else "give the folder that `edgekit export` printed"
+            hint = (
+                f"did you mean {of_run}?"
+                if (of_run / MANIFEST).is_file()
+                else "give the folder that `edgekit export` printed"
+            )
             raise BundleError(f"{path}: not a bundle, {what}", hint) from error
         bundle = cls(path, _manifest(text, path / MANIFEST), hashlib.sha256(text).hexdigest())
         if digest not in (None, bundle.digest):

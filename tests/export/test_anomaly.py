@@ -178,7 +178,9 @@ def test_predict_says_anomalous_and_draws_where(
     assert shown[0] == 0, shown
 
 
-def test_what_needs_classes_says_so(bundles: Callable[[str], Bundle], images: Path, weights: Path, tmp_path: Path) -> None:
+def test_what_needs_classes_says_so(
+    bundles: Callable[[str], Bundle], images: Path, weights: Path, tmp_path: Path
+) -> None:
     with pytest.raises(BundleError, match="a bundle of the task anomaly has no embedding"):
         require_embedding(bundles("patchcore"))
     recipe = anomalies.recipe(images, weights)

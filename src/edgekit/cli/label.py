@@ -109,7 +109,11 @@ def _keep_classes(path: Path, suggestions: Suggestions) -> None:
         rows = [row for _, row in read_csv(path)[1]]
     except Unreadable:  # there is none yet, or it holds nothing that could be lost
         return
-    filled = [row for row in rows if row.get("class", "").strip() and suggestions.labeled.get(row.get("file", "")) != row["class"].strip()]
+    filled = [
+        row
+        for row in rows
+        if row.get("class", "").strip() and suggestions.labeled.get(row.get("file", "")) != row["class"].strip()
+    ]
     if filled:
         count = f"{len(filled)} class{'' if len(filled) == 1 else 'es'} that the run was not trained with"
         raise DataError(

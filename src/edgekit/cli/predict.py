@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -154,9 +154,7 @@ def command(
         with Video(video) as frames:
             job.run(frames, frames.count, ahead=not frames.is_live)
     elif images == (Path("-"),):
-        if sys.stdin is None:  # closed, as for some services
-            raise click.UsageError("-: standard input is closed: name the images on the command line")
-        job.run(listed(sys.stdin.buffer, left_out), None, ahead=False)
+        job.run(listed(_standard_input(), left_out), None, ahead=False)
     else:
         files = image_files(images, left_out)
         job.run(files, len(files), ahead=True)
@@ -200,6 +198,12 @@ def _check_arguments(
         raise click.UsageError("--abstain-below cannot be combined with --no-abstain: leave one out")
     if gallery is not None and below is not None:
         raise click.UsageError("--abstain-below cannot be combined with --gallery: --threshold changes the gallery's")
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:  # closed, as for some services
+        raise click.UsageError("-: standard input is closed: name the images on the command line")
+    return sys.stdin.buffer
 
 
 _MARK = "edgekit heat map"  # in the metadata of each file, so that only these are replaced

@@ -227,7 +227,11 @@ def _lines(report: Report) -> list[str]:
     minutes, rest = divmod(round(seconds), 60)
     how = {"done": f"in {minutes}:{rest:02}", "skipped": "up to date", "copied": "copied"}[report.outcome]
     if report.stage == "data":
-        sizes = metrics["images"] if any(n for name, n in metrics["images"].items() if name != "pool") else {"pool": metrics["images"]["pool"]}
+        sizes = (
+            metrics["images"]
+            if any(n for name, n in metrics["images"].items() if name != "pool")
+            else {"pool": metrics["images"]["pool"]}
+        )
         counts = ", ".join(f"{name} {count}" for name, count in sizes.items())
         notes = [f"           {note}" for note in metrics["notes"]]
         files = "file" if metrics["skipped"] == 1 else "files"

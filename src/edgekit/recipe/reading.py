@@ -67,7 +67,9 @@ def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
         content = read_yaml(_text(path))
     except RecipeError as error:
         raise error.at(path) from error
-    if content is None:  # what a failed `edgekit init FOLDER > recipe.yaml` leaves; the defaults would train on other images
+    if (
+        content is None
+    ):  # what a failed `edgekit init FOLDER > recipe.yaml` leaves; the defaults would train on other images
         raise RecipeError(f"{path}: the recipe is empty", "write one with `edgekit init FOLDER > recipe.yaml`")
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of keys, not {type(content).__name__}")

@@ -27,8 +27,7 @@ from edgekit.runtimes.session import check_images, run_in_batches
 from edgekit.runtimes.trial import try_first
 from edgekit.targets import PRECISIONS, find_runtime, rank
 from edgekit.tasks import EMBEDDING, Answer, Outputs
-from edgekit.tasks.task import is_finite
-from edgekit.tasks.task import NOTHING_LEFT_OUT
+from edgekit.tasks.task import NOTHING_LEFT_OUT, is_finite
 from edgekit.tasks.unknown import Known, threshold_fault
 
 if TYPE_CHECKING:
@@ -180,7 +179,9 @@ class Predictor:
         """Return what outputs mean, image by image; `threshold` None leaves nothing out, or is the bundle's own."""
         least = self._least if threshold is None else threshold
         if threshold == 0 and not self.task.alarms:
-            least = NOTHING_LEFT_OUT  # 0 would be taken for none given by a task whose classes have thresholds of their own
+            least = (
+                NOTHING_LEFT_OUT  # 0 would be taken for none given by a task whose classes have thresholds of their own
+            )
         if self.known is None:
             return list(self.task.answers(outputs, self.classes, top, least))
         return list(self.task.answers_knowing(outputs, self.classes, top, least, self.known))
