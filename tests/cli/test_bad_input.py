@@ -147,6 +147,12 @@ def test_a_run_in_place_of_its_bundle(edgekit: Run, tmp_path: Path, command: lis
     refused(edgekit(*command), "runs/a: not a bundle, it has no bundle.json", "did you mean runs/a/export?")
 
 
+def test_a_list_from_a_closed_standard_input(edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(tmp_path / "b")
+    monkeypatch.setattr(sys, "stdin", None)  # as Python sets it
+    refused(edgekit("predict", "b", "-"), "-: standard input is closed")
+
+
 def test_missing_recipe(edgekit: Run) -> None:
     refused(edgekit("train", "nothing.yaml"), "nothing.yaml", "edgekit init")
 
