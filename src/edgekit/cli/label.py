@@ -28,7 +28,7 @@ def command() -> None:
     """
 
 
-@command.command(name="suggest")
+@command.command(name="suggest", short_help="List the images to label first.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--count", type=click.IntRange(1), default=50, show_default=True, help="Number of images to label for training."
