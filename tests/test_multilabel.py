@@ -30,6 +30,7 @@ from edgekit.tasks.multilabel_metrics import (
     sigmoid,
     weighted_precisions,
 )
+from edgekit.tasks.task import NOTHING_LEFT_OUT
 from edgekit.tasks.unknown import Known
 
 Case = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -159,6 +160,9 @@ def test_answers_are_all_classes_from_their_threshold_on_the_likeliest_first() -
     assert found.line() == "a 88.1%  c 62.2%"
     assert none.line() == "no class"
     assert none.as_json() == {"classes": []}
+    every, also = MULTILABEL.answers({LOGITS: logits}, ["a", "b", "c"], 1, NOTHING_LEFT_OUT)
+    assert len(every.found) == len(also.found) == 3, "a threshold of 0 that a user gives leaves nothing out"  # type: ignore[attr-defined]
+    assert {found.threshold for found in every.found} == {0.0}  # type: ignore[attr-defined]
     (only,) = MULTILABEL.answers({LOGITS: logits[:1]}, ["a", "b", "c"], 3, 0.7)
     assert only.as_json()["classes"] == [{"class": "a", "probability": 0.880797, "threshold": 0.7}]
     record = ClassThresholds(

@@ -107,6 +107,17 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def check_range(name: str, value: float, least: float, most: float) -> None:
+    """Refuse a number that is not within bounds, such as `nan`, for which every comparison is false.
+
+    Raises:
+        EdgekitError: it is not.
+    """
+    if not least <= value <= most:
+        bounds = f"at least {least:g}" if most == float("inf") else f"from {least:g} to {most:g}"
+        raise EdgekitError(f"{name}: {value:g} is not {bounds}", "give a number within these bounds")
+
+
 def near(value: str, known: Iterable[str], count: int = 3) -> str:
     """Return `did you mean a, b or c?` for a misspelled name, or an empty string if no name is similar."""
     import difflib  # for a misspelled name only
@@ -121,5 +132,5 @@ def near(value: str, known: Iterable[str], count: int = 3) -> str:
 
 __all__ = [
     "BundleError", "DataError", "EdgekitError", "ExportError", "GateFailed", "RecipeError", "RemoteError", "RunError",
-    "RuntimeMissing", "error_named", "near", "one_line", "quoted", "shortened", "signal_name", "visible",
+    "RuntimeMissing", "check_range", "error_named", "near", "one_line", "quoted", "shortened", "signal_name", "visible",
 ]  # fmt: skip

@@ -211,31 +211,42 @@ def read_csv(
 ) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     """Return the columns of a CSV file (UTF-8, with a header), and its rows: the line on which each ends, and its values by column.
 
-    Missing values of a row are empty texts, and values beyond the header are dropped. The rows are an iterator, so that they need not
-    be in memory.
+    Values are separated by commas, or, if the header has no comma, by semicolons or tabs, as spreadsheets write them in many countries.
+    Empty lines are ignored. Missing values of a row are empty texts. The rows are an iterator, so that they need not be in memory.
 
     Raises:
-        Unreadable: as in `read_text`, or it is not CSV; also raised by the iterator, and if there are more than `MOST_CELLS` values.
+        Unreadable: as in `read_text`, or it is not CSV; also raised by the iterator, if a row has a value beyond the header, and if there are
+            more than `MOST_CELLS` values.
     """
     import csv
     import io
+    import itertools
 
     content = read_bytes(path)
     _decoded(content, path, errors)
     with understood(path, "a CSV file"):
         # Decoded a second time, block by block: the whole text would take four bytes per character.
         stream = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", errors, newline="")
-        reader = csv.DictReader(stream, restval="")
+        empty = 0
+        while (header := stream.readline()) and not header.strip():
+            empty += 1
+        delimiter = next((mark for mark in ",;\t" if mark in header), ",")
+        reader = csv.DictReader(itertools.chain([header], stream), restval="", delimiter=delimiter)
         columns = list(reader.fieldnames or [])
-    return columns, _csv_rows(reader, columns, path)
+    return columns, _csv_rows(reader, columns, empty, path)
 
 
-def _csv_rows(reader: Any, columns: list[str], path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
+def _csv_rows(reader: Any, columns: list[str], empty: int, path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
     with understood(path, "a CSV file"):
         for number, row in enumerate(reader, 1):
             if number * len(columns) > MOST_CELLS:  # a short row has a value in each column, too
                 raise Unreadable(path, f"has more than {MOST_CELLS:,} values", too_large=True)
-            yield reader.line_num, {name: row[name] for name in columns}
+            line = reader.line_num + empty
+            if any(value.strip() for value in row.get(None, ())):
+                raise Unreadable(
+                    path, f"line {line} has more values than the header has columns (put values with commas in quotes)"
+                )
+            yield line, {name: row[name] for name in columns}
 
 
 def read_npz(path: Path, names: list[str] | None = None, most: int = MOST_ARRAYS) -> dict[str, Any]:

@@ -57,6 +57,9 @@ def _sentence(model: type[BaseModel], path: tuple[str, ...], errors: list[Any]) 
     kind, value, key = errors[0]["type"], errors[0]["input"], shortened(".".join(keys)) or "recipe"
     if kind == "extra_forbidden":
         siblings = _keys_of(model, path[:-1])
+        name, colon, rest = keys[-1].partition(":")
+        if colon and name in siblings:  # YAML reads `{epochs:3}` as one key without a value
+            return f"unknown key {key} (write a space after the colon: {shortened(f'{name}: {rest}')})"
         return f"unknown key {key} ({near(keys[-1], siblings) or 'accepted: ' + ', '.join(siblings)})"
     if kind == "union_tag_invalid":
         context = errors[0]["ctx"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,12 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from edgekit.cli import main as command_line
+from edgekit.errors import EdgekitError
+from edgekit.export.inputs import ExportOptions
 from tests.helpers.recipe_changes import changed
 from tests.helpers.tiny_bundle import make_bundle
 
@@ -103,6 +107,9 @@ def refused(result: tuple[int, str], *parts: str) -> None:
         (["bench", "B", "--wheel", "none.whl"], "--wheel: file 'none.whl' does not exist (see edgekit bench --help)"),
         (["bench", "B", "--profile", "--loadgen"],
          "--profile cannot be combined with --scenario or --loadgen: leave them out (see edgekit bench --help)"),
+        (["bench", "B", "--scenario", "server", "--rate", "inf"], "--rate: 'inf' is not a number above 0 (see edgekit bench --help)"),
+        (["export", "R", "--max-drop", "nan"], "--max-drop: 'nan' is not a number of at least 0 and at most 100 (see edgekit export --help)"),
+        (["predict", "B", "a.png", "--abstain-below", "nan"], "--abstain-below: 'nan' is not a number (see edgekit predict --help)"),
         (["evaluate", "R", "--few-shot", "0"],
          "--few-shot: '0' is not a list of positive whole numbers such as 1,5,10 (see edgekit evaluate --help)"),
         (["export", "R", "--image-size", "3"], "--image-size: '3' is not possible: sides are from 4 to 4096 pixels (see edgekit export --help)"),
@@ -114,6 +121,41 @@ def refused(result: tuple[int, str], *parts: str) -> None:
 def test_a_wrong_command_line_is_one_line(edgekit: Run, arguments: list[str], line: str) -> None:
     assert edgekit(*arguments) == (2, f"error: {line}\n")
     assert edgekit("--debug", *arguments) == (2, f"error: {line}\n")  # no bug: there is no traceback to show
+
+
+def _options(command: click.Command) -> list[click.Parameter]:
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return [*command.params, *(option for part in below for option in _options(part))]
+
+
+@pytest.mark.parametrize("name", command_line.COMMANDS)
+def test_no_option_takes_a_number_that_is_not_finite(name: str) -> None:
+    """No comparison with nan is true, so that a bound of nan is no bound: `--max-drop nan` let every variant pass."""
+    for option in _options(importlib.import_module(f"edgekit.cli.{name}").command):
+        if isinstance(option.type, type(click.FLOAT)):
+            for value in ("nan", "inf", "-inf"):
+                with pytest.raises(click.BadParameter):
+                    option.type.convert(value, option, None)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_drop": float("nan")}, {"max_drop": -1}, {"min_agreement": 2}, {"search_minutes": float("nan")}]
+)
+def test_from_python_too(wrong: dict[str, float]) -> None:
+    with pytest.raises(EdgekitError, match=next(iter(wrong))):
+        ExportOptions(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", [["predict", "runs/a", "x.png"], ["bench", "runs/a"], ["doctor", "runs/a"]])
+def test_a_run_in_place_of_its_bundle(edgekit: Run, tmp_path: Path, command: list[str]) -> None:
+    make_bundle(tmp_path / "runs" / "a" / "export")
+    refused(edgekit(*command), "runs/a: not a bundle, it has no bundle.json", "did you mean runs/a/export?")
+
+
+def test_a_list_from_a_closed_standard_input(edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(tmp_path / "b")
+    monkeypatch.setattr(sys, "stdin", None)  # as Python sets it
+    refused(edgekit("predict", "b", "-"), "-: standard input is closed")
 
 
 def test_missing_recipe(edgekit: Run) -> None:

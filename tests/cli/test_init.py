@@ -227,7 +227,7 @@ def _broken() -> None:
         (_mixed, r"holds unlabeled/ and cat/.*move the class folders into set/train/"),
         (_other_classes, "only set/test has cow; only set/train has dog"),
         (lambda: class_folders(Path("set"), {"cat": 2}), "holds only one class"),
-        (_broken, "none of the 2 sampled images can be read"),
+        (_broken, "no image can be read, of 2 sampled"),
     ],
 )
 def test_a_folder_of_no_use_is_one_clear_line(make: Any, message: str) -> None:

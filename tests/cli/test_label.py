@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgekit.cli.label import command
 from edgekit.data.splits import load_splits
-from edgekit.errors import EdgekitError
+from edgekit.errors import DataError, EdgekitError
 from edgekit.recipe import parse
 from edgekit.report.label_page import LabelPage, write_label_page
 from edgekit.run import Run
@@ -135,6 +135,22 @@ def test_suggestions_are_written_labeled_and_trained_on(place: Path, monkeypatch
     assert again["labeled"] == 14
     assert [i["use"] for i in again["images"]] == ["train"] * 3 + ["test"] * 2
     assert not {i["file"] for i in again["images"]} & {r["file"] for r in rows}
+
+
+def test_classes_that_somebody_filled_in_are_not_replaced(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    arguments = ("runs/pile", "--count", "4", "--test-count", "2", "--output", str(tmp_path))
+    label(*arguments)
+    file = tmp_path / "suggestions.csv"
+    filled = file.read_text().replace(",,train", ",mine,train", 1)
+    file.write_text(filled)
+    with pytest.raises(DataError, match=r"suggestions\.csv: would be replaced, but it holds 1 class that"):
+        label(*arguments)
+    assert file.read_text() == filled
+    file.write_text(filled.replace("mine", ""))
+    label(*arguments)
 
 
 def test_a_run_with_class_folders_is_refused(tmp_path: Path) -> None:

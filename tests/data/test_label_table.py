@@ -69,7 +69,8 @@ def test_a_source_has_the_labels_of_the_file_whatever_the_names_look_like(pictur
     assert source.labels.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0]]
     assert source.read(1).size == (12, 10)
     assert source.notes == [
-        f"{pictures}/labels.csv: one column of class names, separated by ;; 2 classes, 4 images, 1.00 classes an image, 1 images without any"
+        f"{pictures}/labels.csv: one column of class names, separated by ;; 2 classes, 4 images, 1.00 classes an image, "
+        "1 image with several (line 2), 1 image without any (line 3)"
     ]
     pool = open_pool(str(pictures / "labels.csv"))
     assert pool.labels is None
@@ -107,6 +108,9 @@ def test_a_file_with_one_class_for_each_image_serves_a_classification(pictures: 
         ("file,class\na.png,cat\n", False, r"holds only one class \(cat\)"),
         ("file,classes\na.png,cat;Cat\n", True, "the classes Cat and cat differ only in case"),
         ("file\na.png\n", True, "has 1 column"),
+        ("images/a.png,cat\nb.png,dog\nc.png,cat\n", False, "has no header: its first line names the image images/a.png"),
+        ("a,cat\nb,dog\nc,cat\n", False, "has no header: its first line names the image a"),
+        ("file,classes\na.png,cat,dog\nb.png,cat\n", True, "line 2 has more values than the header has columns"),
         ("file,classes\n", True, "has no row below its header"),
         ("file,classes,classes\na.png,cat,cat\n", True, "two columns named classes"),
     ],
@@ -118,6 +122,37 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(pictures: Path, text: str
     assert str(path) in error.value.message
     assert "\n" not in error.value.message
     assert error.value.hint
+
+
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_spreadsheet_may_separate_by_semicolons_or_tabs_and_begin_with_empty_lines(
+    pictures: Path, mark: str, end: str
+) -> None:
+    lines = ["", "", "file,class,note", "a.png,cat,1", "", "b.png,dog,2", "c.png,,3"]
+    path = pictures / "labels.csv"
+    path.write_bytes(("\ufeff" + end.join(line.replace(",", mark) for line in lines)).encode())
+    source = open_labeled(str(path), "data.labeled", SEVERAL)
+    assert source.labels is not None
+    assert source.labels.tolist() == [[1, 0], [0, 1], [0, 0]]
+    assert "1 image without any (line 7)" in source.notes[0]
+
+
+def test_an_absolute_path_names_an_image_of_the_folder(pictures: Path) -> None:
+    (pictures / "link").symlink_to(pictures / "images")
+    images = pictures / "images"
+    path = written(images, f"file,class\n{images / 'a.png'},cat\n{images / 'b.png'},dog\n")
+    for folder in ("images", "link"):
+        source = open_labeled(str(pictures / folder / path.name), "data.labeled")
+        assert source.names == ["a.png", "b.png"]
+    path = written(images, f"file,class\n{pictures / 'x.png'},cat\nb.png,dog\n")
+    with pytest.raises(DataError, match=r"line 2: .*/x\.png is not an image in"):
+        open_labeled(str(path), "data.labeled")
+
+
+def test_a_column_of_splits_is_not_ignored_in_silence(pictures: Path) -> None:
+    path = written(pictures, "file,class,Split\na.png,cat,train\nb.png,dog,test\n")
+    assert "its column split is not used" in open_labeled(str(path), "data.labeled").notes[1]
 
 
 def test_a_class_that_is_not_listed_is_refused(pictures: Path) -> None:

@@ -22,10 +22,12 @@ from edgekit.bundle import MANIFEST, Bundle
 from edgekit.data import anomaly_sets
 from edgekit.data.anomaly_layouts import AnomalyImages, list_images
 from edgekit.data.anomaly_sets import load_anomaly_sets
-from edgekit.errors import ExportError, RecipeError
+from edgekit.data.splits import load_splits
+from edgekit.errors import BundleError, ExportError, RecipeError
 from edgekit.export.alarms import AlarmRequest, with_alarms
 from edgekit.export.half import to_half
 from edgekit.export.importers.detectors import detector_from_run
+from edgekit.gallery.recognizer import require_embedding
 from edgekit.models.store import load_detector
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.tail import tail_of
@@ -33,7 +35,10 @@ from edgekit.quantize.qdq_lint import lint
 from edgekit.recipe import DataConfig, dump, parse
 from edgekit.run import Run
 from edgekit.runtimes import load
+from edgekit.search.rounds import check_trainable
 from edgekit.tasks.anomaly import ANOMALY_DETECTION, MAP, SCORE, Verdict
+from edgekit.train.ablate import ablate, plan_values
+from edgekit.train.analysis.transfer import open_target
 from edgekit.train.detect import coreset
 from edgekit.train.detect.evaluate import evaluate_detector
 from edgekit.train.records.inputs import require_current
@@ -165,6 +170,12 @@ def test_predict_says_anomalous_and_draws_where(
     assert out.count("normal") == 2
     code, out, _ = edgekit("predict", bundle.path, tmp_path / "in" / "wide.png", "--threads", 1)
     assert "anomalous" in out
+    before = (tmp_path / "in" / "wide.png").read_bytes()
+    code, _, errors = edgekit("predict", bundle.path, tmp_path / "in", "--heatmap", tmp_path / "in", "--threads", 1)
+    assert code == 2
+    assert "good.png is there already, and is not a heat map of edgekit" in errors
+    assert (tmp_path / "in" / "wide.png").read_bytes() == before, "a user's image is never replaced"
+    assert edgekit("predict", bundle.path, tmp_path / "in", "--heatmap", tmp_path / "maps", "--threads", 1)[0] == 0
     with package.load(bundle) as model:
         answer = model.predict(wide)
         assert isinstance(answer, Verdict)
@@ -172,6 +183,26 @@ def test_predict_says_anomalous_and_draws_where(
         assert answer.heat_map.shape == (anomalies.SIDE, anomalies.SIDE)
     shown = edgekit("doctor", bundle.path)
     assert shown[0] == 0, shown
+
+
+def test_what_needs_classes_says_so(
+    bundles: Callable[[str], Bundle], images: Path, weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match="a bundle of the task anomaly has no embedding"):
+        require_embedding(bundles("patchcore"))
+    recipe = anomalies.recipe(images, weights)
+    for name in ("a", "b"):
+        for i in range(6):
+            folder = tmp_path / "classes" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.open(images / f"train/good/{i + 6 * (name == 'b'):03}.png").save(folder / f"{i}.png")
+    target = open_target(str(tmp_path / "classes"), recipe, 0.2)
+    assert target.splits.classes == ["a", "b"], "the encoder of a detector transfers like any other"
+    with pytest.raises(RecipeError, match="task: anomaly: a search distills a student"):
+        check_trainable(recipe, load_splits(recipe.data))
+    (tmp_path / "r.yaml").write_text(dump(recipe))
+    with pytest.raises(RecipeError, match="task: anomaly: an ablation scores each cell"):
+        ablate(plan_values(tmp_path / "r.yaml", [], ["seed=0,1"]), tmp_path / "ablation")
 
 
 def test_the_device_side_answers_without_torch(bundles: Callable[[str], Bundle], images: Path, tmp_path: Path) -> None:

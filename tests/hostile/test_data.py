@@ -133,7 +133,7 @@ def test_changed_lists_of_classes(tmp_path: Path) -> None:
 
 def test_csv_is_read_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    path.write_bytes('\ufefffile,class\r\n"a,b.png",x\r\n\r\nc.png\r\nd.png,y,more\r\n"two\nlines",z\r\n'.encode())
+    path.write_bytes('\ufefffile,class\r\n"a,b.png",x\r\n\r\nc.png\r\nd.png,y, ,\r\n"two\nlines",z\r\n'.encode())
     columns, rows = read_csv(path)
     rows = list(rows)
     assert columns == ["file", "class"]

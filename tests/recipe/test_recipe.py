@@ -35,8 +35,8 @@ def load(tmp_path: Path, text: str | bytes, *overrides: str) -> Recipe:
     return recipes.load(path, overrides)
 
 
-def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
-    assert load(tmp_path, "") == load(tmp_path, "# nothing\n") == load(tmp_path, "data:\npretrain:\n") == Recipe()
+def test_a_recipe_of_empty_groups_is_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "{}") == load(tmp_path, "data:\npretrain:\n") == Recipe()
 
 
 def test_what_a_group_leaves_out_is_that_stage_s_default_and_not_another_s() -> None:
@@ -78,6 +78,7 @@ def test_a_student_without_width_multiplier_is_taken_whole(student: str, width: 
             "unknown key pretrain.encoder.zzz (accepted: name, width, stem, selective_kernels, patch_size, weights, "
             "weights_key, mean, std, interpolate_positions, channels)",
         ),
+        ("pretrain: {epochs:3}", "unknown key pretrain.epochs:3 (write a space after the colon: epochs: 3)"),
         ("hardware: {presicion: fp32}", "unknown key hardware.presicion (did you mean precision?)"),  # codespell:ignore
     ],
 )
@@ -134,7 +135,8 @@ def test_a_misspelled_key_is_named_with_the_nearest_that_there_are(text: str, me
         ("data: {mean: .nan}", "data.mean: must be a finite number; got nan"),
         ("data: {std: 0}", "data.std: must be greater than 0; got 0"),
         ("data: {probe: x}", "data.probe: must be a number; got 'x'"),
-        ("data: {probe: no}", "data.probe must not be false"),
+        ("name: no", "name must not be false (YAML reads yes, no, on and off so: put text in quotes), accepted"),
+        ("data: {probe: no}", "data.probe must not be false, accepted"),
         ("data: {labels: yes}", "data.labels must not be true, accepted: label budget: a fraction"),
         (
             "data: {labels: [1]}",
@@ -214,6 +216,9 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         ("data: {labels: 1, labels: 2}", "the key labels is given twice"),
         ("- 1", "a recipe must be a mapping of keys, not list"),
         ("hello", "a recipe must be a mapping of keys, not str"),
+        ("", "the recipe is empty (write one with `edgekit init FOLDER > recipe.yaml`)"),
+        ("# nothing\n", "the recipe is empty"),
+        ("---\n", "the recipe is empty"),
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
         ("data: !!python/name:os.system", "not valid YAML"),
         (b"name: \xff", "cannot be read"),

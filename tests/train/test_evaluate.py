@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from edgekit.errors import DataError
 from edgekit.files import sha256
 from edgekit.run import Run
 from edgekit.train.evaluate import knn, linear_probe, neighbors_for, outputs
-from edgekit.train.evaluate.few_shot import Shots, few_shot, few_shot_scores, nearest_centroid
+from edgekit.train.evaluate.few_shot import Shots, few_shot, few_shot_scores, logistic, nearest_centroid
+from edgekit.train.evaluate.probes import linear_model
 from edgekit.train.evaluate.scores import calibration_of
 from edgekit.train.stages.pipeline import train
 from tests.helpers import recipe_changes
@@ -204,6 +206,15 @@ def blobs(seed: int = 0) -> tuple[torch.Tensor, ImageSet, torch.Tensor, torch.Te
     known = centers[labels] + torch.randn(90, 8, generator=generator)
     queries = centers[truth] + torch.randn(300, 8, generator=generator)
     return known, bank_of(labels.numpy()), queries, truth
+
+
+def test_many_classes_of_few_images_warn_of_nothing() -> None:
+    """scikit-learn took 40 classes of one image each for a regression, and said so for every fit."""
+    features, labels = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        linear_model(features, labels)
+        assert logistic(features, labels, features).shape == (40,)
 
 
 def test_more_shots_are_better_and_vary_less_and_draws_repeat() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit import run as runs
 from edgekit.api.arguments import several
 from edgekit.api.extras import require
-from edgekit.errors import GateFailed, RecipeError
+from edgekit.errors import GateFailed, RecipeError, check_range
 from edgekit.processors import configure_openmp
 from edgekit.recipe import Overrides, Recipe, dump, read_yaml, recipe_of
 from edgekit.sizes import ImageSize, SizeLike
@@ -104,6 +104,7 @@ def search(
     from edgekit.search.rounds import Halving
     from edgekit.targets import DEFAULT_TARGETS
 
+    check_range("max_drop", max_drop, 0, 100)
     given = [candidate] if isinstance(candidate, (str, Mapping)) else list(candidate)
     sizes = [image_size] if isinstance(image_size, int | ImageSize) else list(image_size)
     plan = SearchPlan(

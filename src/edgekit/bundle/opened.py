@@ -67,9 +67,13 @@ class Bundle:
             text = read_bytes(path / MANIFEST, MOST_JSON)
         except Unreadable as error:
             what = f"it has no {MANIFEST}" if error.missing else f"its {MANIFEST}: {error.reason}"
-            raise BundleError(
-                f"{path}: not a bundle, {what}", "give the folder that `edgekit export` printed"
-            ) from error
+            of_run = path / "export"
+            hint = (
+                f"did you mean {of_run}?"
+                if (of_run / MANIFEST).is_file()
+                else "give the folder that `edgekit export` printed"
+            )
+            raise BundleError(f"{path}: not a bundle, {what}", hint) from error
         bundle = cls(path, parse_manifest(text, path / MANIFEST), hashlib.sha256(text).hexdigest())
         if digest not in (None, bundle.digest):
             raise BundleError(f"{path}: changed during use", "run the command again")

@@ -53,9 +53,13 @@ def _providers() -> str:
     help="Runs in flight at the same time; 0: the runtime decides.  [default: 1; offline and server: 0]",
 )
 @click.option("--query", type=click.IntRange(1), default=8, show_default=True, help="Multi-stream: images per query.")
-@click.option("--rate", type=float, help="Server: queries per second (Poisson arrivals).")
+@click.option("--rate", type=Number(0, min_open=True), help="Server: queries per second (Poisson arrivals).")
 @click.option(
-    "--find-rate", "bound_ms", type=float, metavar="MS", help="Server: find the highest rate whose p99 stays under MS."
+    "--find-rate",
+    "bound_ms",
+    type=Number(0, min_open=True),
+    metavar="MS",
+    help="Server: find the highest rate whose p99 stays under MS.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Server: seed of the random arrivals.")
 @click.option(

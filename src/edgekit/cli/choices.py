@@ -55,14 +55,18 @@ class TableChoice(Choice[str]):
 
 
 class Number(click.FloatRange):
-    """A finite number, within bounds as of `click.FloatRange`, whose comparisons let `nan` pass."""
+    """A number within bounds. Click's own accepts `nan`, which is within all bounds, and for which every later comparison is false."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See `click.ParamType`."""
-        number: float = super().convert(value, param, ctx)
+        number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{number} is not a finite number.", param, ctx)
+            self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+    def _describe_range(self) -> str:
+        """The bounds, for the help; empty without any."""
+        return super()._describe_range() if self.min is not None or self.max is not None else ""
 
 
 class SizeOption(ParamType[ImageSize]):

@@ -9,7 +9,7 @@ import click
 
 from edgekit import targets as table
 from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
-from edgekit.cli.choices import SizeOption, TableChoice
+from edgekit.cli.choices import Number, SizeOption, TableChoice
 from edgekit.cli.export_table import print_json, print_possibilities, print_table
 from edgekit.sizes import ImageSize
 from edgekit.stages import TRAINED_BY
@@ -105,11 +105,11 @@ def _default_precisions() -> str:
 @click.option("--max-flash", metavar="BYTES", help="micro: reject a model whose file needs more flash, for example 1M.")
 @click.option("--ethos-u", metavar="NPU", help="micro: also compile for an Arm NPU, for example ethos-u55-128.")
 @click.option(
-    "--max-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True,
+    "--max-drop", type=Number(0, 100), default=1.0, show_default=True,
     help="Largest accuracy drop that passes, in percentage points.",
 )  # fmt: skip
 @click.option(
-    "--min-agreement", type=click.FloatRange(0, 1), default=0.0, show_default="none",
+    "--min-agreement", type=Number(0, 1), default=0.0, show_default="none",
     help="Smallest share of test images, 0 to 1, that a variant must classify as the trained model does.",
 )  # fmt: skip
 @click.option(
@@ -117,7 +117,7 @@ def _default_precisions() -> str:
     help="If INT8 loses more than --max-drop, adapt the weights on unlabeled images (minutes; see docs/export.md).",
 )  # fmt: skip
 @click.option(
-    "--search-minutes", type=click.FloatRange(0), default=10.0, show_default=True, metavar="MINUTES",
+    "--search-minutes", type=Number(0), default=10.0, show_default=True, metavar="MINUTES",
     help="Time limit of the INT8 accuracy search, for all variants together.",
 )  # fmt: skip
 @click.option(
@@ -166,7 +166,7 @@ def _default_precisions() -> str:
     help="The score by which predict answers unknown (see docs/predict.md).",
 )  # fmt: skip
 @click.option(
-    "--false-abstain", type=click.FloatRange(0, 0.5, min_open=True), default=FALSE_ABSTAIN, show_default=True,
+    "--false-abstain", type=Number(0, 0.5, min_open=True), default=FALSE_ABSTAIN, show_default=True,
     help="Share of the known images, 0 to 0.5, that may be called unknown.",
 )  # fmt: skip
 @click.option("--zip", "as_zip", is_flag=True, help="Also write the bundle as one file, DIR.zip.")

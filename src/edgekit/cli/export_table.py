@@ -104,7 +104,10 @@ def _times_float(speed: Speed) -> str:
 def _judged_on(provenance: dict[str, Any]) -> str:
     """Describe the images that the figures were measured on, and their number."""
     judged = provenance.get("judged_on") or {}
-    return f"{judged['images']:,} {judged['are']}" if {"images", "are"} <= judged.keys() else "its evaluation images"
+    if not {"images", "are"} <= judged.keys():
+        return "its evaluation images"
+    are = judged["are"] if judged["images"] != 1 else judged["are"].replace("images", "image")
+    return f"{judged['images']:,} {are}"
 
 
 def print_json(bundles: list[tuple[Bundle, Path | None]]) -> None:

@@ -55,7 +55,7 @@ def command() -> None:
     """
 
 
-@command.command(name="create")
+@command.command(name="create", short_help="Make a gallery of the images of a FOLDER.")
 @_bundle
 @click.argument("folder", type=_PATH)
 @click.option(
@@ -121,7 +121,7 @@ def create(
     _show(target, made, as_json)
 
 
-@command.command(name="add")
+@command.command(name="add", short_help="Add the images of a FOLDER to a GALLERY.")
 @_bundle
 @_gallery
 @click.argument("folder", type=_PATH)
@@ -169,7 +169,7 @@ def remove(gallery: Path, classes: tuple[str, ...], as_json: bool) -> None:
     _show(gallery, Made(left), as_json)
 
 
-@command.command(name="list")
+@command.command(name="list", short_help="List the classes of a GALLERY.")
 @_gallery
 @_json
 def list_(gallery: Path, as_json: bool) -> None:
@@ -190,7 +190,7 @@ def list_(gallery: Path, as_json: bool) -> None:
     _show(gallery, Made(opened), as_json)
 
 
-@command.command(name="test")
+@command.command(name="test", short_help="Score a GALLERY on the images of a FOLDER.")
 @_bundle
 @_gallery
 @click.argument("folder", type=_PATH)

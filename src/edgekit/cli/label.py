@@ -28,7 +28,7 @@ def command() -> None:
     """
 
 
-@command.command(name="suggest")
+@command.command(name="suggest", short_help="List the images to label first.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--count", type=click.IntRange(1), default=50, show_default=True, help="Number of images to label for training."
@@ -68,6 +68,7 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
     suggestions = suggest(opened, count, test_count)
     target = output or opened.path / "label"
     files = {"suggestions": target / "suggestions.csv", "page": target / "label.html"}
+    _keep_classes(files["suggestions"], suggestions)
     _write(suggestions, files["suggestions"])
     page = LabelPage(
         pool=suggestions.pool,
@@ -93,6 +94,32 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
         f"open {files['page']} in a browser and save labels.csv, or fill in the column class of {files['suggestions']}",
         f"then: edgekit train {opened.recipe_path} --set data.labels=labels.csv --run {opened.path}",
     )
+
+
+def _keep_classes(path: Path, suggestions: Suggestions) -> None:
+    """Refuse to replace a file in which somebody filled in classes that the recipe does not name yet.
+
+    Raises:
+        DataError: it holds such classes.
+    """
+    from edgekit.errors import DataError
+    from edgekit.foreign import Unreadable, read_csv
+
+    try:
+        rows = [row for _, row in read_csv(path)[1]]
+    except Unreadable:  # there is none yet, or it holds nothing that could be lost
+        return
+    filled = [
+        row
+        for row in rows
+        if row.get("class", "").strip() and suggestions.labeled.get(row.get("file", "")) != row["class"].strip()
+    ]
+    if filled:
+        count = f"{len(filled)} class{'' if len(filled) == 1 else 'es'} that the run was not trained with"
+        raise DataError(
+            f"{path}: would be replaced, but it holds {count}: {filled[0].get('file', '')}, {filled[0]['class']}{', …' if len(filled) > 1 else ''}",
+            f"train with `--set data.labels={path}` first, or give another --output",
+        )
 
 
 def _write(suggestions: Suggestions, path: Path) -> None:

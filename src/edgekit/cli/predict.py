@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -43,7 +43,8 @@ _IN_JSON_LINES = "-"
     "--threshold",
     type=Number(0),
     help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity; of anomaly "
-    "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection, the bundle's]",
+    "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection "
+    "and of several classes, the bundle's]",
 )
 @click.option(
     "--gallery",
@@ -56,7 +57,7 @@ _IN_JSON_LINES = "-"
     help="Answer unknown about images unlike those that the model was trained on, if the bundle has a rule for that.",
 )  # fmt: skip
 @click.option(
-    "--abstain-below", type=float, metavar="SCORE",
+    "--abstain-below", type=Number(), metavar="SCORE",
     help="Another threshold for unknown: images with a lower score.  [default: the bundle's]",
 )  # fmt: skip
 @click.option(
@@ -158,7 +159,7 @@ def command(
         with Video(video) as frames:
             job.run(frames, frames.count, ahead=not frames.is_live)
     elif images == (Path("-"),):
-        job.run(listed(sys.stdin.buffer, left_out), None, ahead=False)
+        job.run(listed(_standard_input(), left_out), None, ahead=False)
     else:
         files = image_files(images, left_out)
         job.run(files, len(files), ahead=True)
@@ -202,6 +203,12 @@ def _check_arguments(
         raise click.UsageError("--abstain-below cannot be combined with --no-abstain: leave one out")
     if gallery is not None and below is not None:
         raise click.UsageError("--abstain-below cannot be combined with --gallery: --threshold changes the gallery's")
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:  # closed, as for some services
+        raise click.UsageError("-: standard input is closed: name the images on the command line")
+    return sys.stdin.buffer
 
 
 class _PredictJob:

@@ -77,7 +77,11 @@ if TYPE_CHECKING:
     help="Of one turn of measuring.  [default: 1, or as percentiles need]",
 )
 @click.option(
-    "--max-drop", type=float, default=1.0, show_default=True, help="Largest loss of accuracy by the export, in points."
+    "--max-drop",
+    type=Number(0, 100),
+    default=1.0,
+    show_default=True,
+    help="Largest loss of accuracy by the export, in points.",
 )
 @click.option(
     "--prune",

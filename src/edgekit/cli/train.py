@@ -227,9 +227,15 @@ def _lines(report: Report) -> list[str]:
     minutes, rest = divmod(round(seconds), 60)
     how = {"done": f"in {minutes}:{rest:02}", "skipped": "up to date", "copied": "copied"}[report.outcome]
     if report.stage == "data":
-        counts = ", ".join(f"{name} {count}" for name, count in metrics["images"].items())
+        sizes = (
+            metrics["images"]
+            if any(n for name, n in metrics["images"].items() if name != "pool")
+            else {"pool": metrics["images"]["pool"]}
+        )
+        counts = ", ".join(f"{name} {count}" for name, count in sizes.items())
         notes = [f"           {note}" for note in metrics["notes"]]
-        what = f"{counts}" + (f"; {metrics['skipped']} unreadable files skipped" if metrics["skipped"] else "")
+        files = "file" if metrics["skipped"] == 1 else "files"
+        what = f"{counts}" + (f"; {metrics['skipped']} unreadable {files} skipped" if metrics["skipped"] else "")
     elif report.stage == "pretrain" and "knn" not in metrics:
         what = f"loss {metrics['loss']:.3f}"
     elif report.stage == "pretrain" and report.current:

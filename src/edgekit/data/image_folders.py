@@ -59,11 +59,11 @@ def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> I
     if len(classes) < 2:
         raise DataError(
             f"{at(key, where)}: holds only one class ({classes[0]})",
-            "a classifier needs at least two sub-folders with images",
+            "a classifier needs at least two sub-folders with images; for images without labels, `edgekit init FOLDER --unlabeled` writes the recipe",
         )
     refuse_same_but_case(classes, at(key, where))
     if loose:
-        notes.append(f"{loose} images of {where} are in no class folder and are left out")
+        notes.append(f"{loose} image{'s' if loose > 1 else ''} of {where} in no class folder left out")
     notes += walk.notes(where)
     return source_of_files(where, root, files, max_pixels, np.array(labels, dtype=np.int64), classes, notes)
 

@@ -4,7 +4,7 @@ class, or one column of 0 and 1 for each class. An image without a class is one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -32,6 +32,8 @@ class LabelTable:
         lines: the line of the first row of each file.
         classes: names: sorted; in the order of the columns; or in that of the list that was given.
         found: bool (n, k), which image has which class.
+        file_column: name of the column of the images.
+        split: whether it has a column named `split`, which is not read.
     """
 
     form: Form
@@ -40,6 +42,8 @@ class LabelTable:
     lines: list[int]
     classes: list[str]
     found: NDArray[np.bool_]
+    file_column: str = ""
+    split: bool = False
 
     @property
     def one_each(self) -> bool:
@@ -81,8 +85,10 @@ def read_label_table(path: Path, where: str, class_names: str | None = None) -> 
     others = [c for c in columns if c != of_files]
     of_classes = next((c for name in _CLASSES for c in others if c.strip().lower() == name), None)
     if of_classes is None and len(others) > 1:
-        return _columns(rows, of_files, others, where, listed)
-    return _names(rows, of_files, of_classes or others[0], where, listed)
+        table = _columns(rows, of_files, others, where, listed)
+    else:
+        table = _names(rows, of_files, of_classes or others[0], where, listed)
+    return replace(table, file_column=of_files, split="split" in {c.strip().lower() for c in others} - {of_classes})
 
 
 _Rows = list[tuple[int, dict[str, str]]]

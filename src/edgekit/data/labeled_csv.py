@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.data.image_folders import unlabeled_folder
 from edgekit.data.label_table import LabelTable, normal, position_of, read_label_table
@@ -52,9 +53,14 @@ def _source(where: str, key: str, table: LabelTable, several: bool, max_pixels: 
     folder = str(Path(where).expanduser().parent)
     images = unlabeled_folder(folder, key, max_pixels)
     positions = position_of(images.names)
+    if normal(table.file_column) in positions:
+        raise DataError(
+            f"{at(key, where)}: has no header: its first line names the image {table.file_column}",
+            "make the first line a header like file,class",
+        )
     first: dict[int, int] = {}
     for row, name in enumerate(table.files):
-        i = positions.get(name, positions.get(normal(name)))
+        i = positions.get(name, positions.get(_inside(normal(name), folder)))
         if i is None:
             raise DataError(
                 f"{at(key, where)}, line {table.lines[row]}: {name} is not an image in {folder}",
@@ -70,9 +76,14 @@ def _source(where: str, key: str, table: LabelTable, several: bool, max_pixels: 
     found = table.found[[first[i] for i in rows]]
     opened = images.subset(rows)
     notes = [
-        f"{where}: {table.describe()}; {len(table.classes)} classes, {len(rows)} images, {found.sum() / len(rows):.2f} classes an image"
-        + (f", {int((~found.any(axis=1)).sum())} images without any" if not found.any(axis=1).all() else "")
+        f"{where}: {table.describe()}; {len(table.classes)} class{'' if len(table.classes) == 1 else 'es'}, "
+        f"{_images(len(rows))}, {found.sum() / len(rows):.2f} classes an image"
+        + _not_one(found.sum(axis=1), [table.lines[first[i]] for i in rows])
     ]
+    if table.split:
+        notes.append(
+            f"{where}: its column split is not used: for test images of your own, write their rows to a second file, and name it in data.test"
+        )
     return ImageSource(
         where=where,
         names=opened.names,
@@ -83,6 +94,30 @@ def _source(where: str, key: str, table: LabelTable, several: bool, max_pixels: 
         notes=notes,
         base=folder,
     )
+
+
+def _inside(name: str, folder: str) -> str:
+    """Return an absolute name of a file in the folder as one that is relative to it; any other name as it is."""
+    if not Path(name).is_absolute():
+        return name
+    for root in (Path(folder).absolute(), Path(folder).resolve()):
+        if Path(name).is_relative_to(root):
+            return Path(name).relative_to(root).as_posix()
+    return name
+
+
+def _not_one(counts: NDArray[np.int64], lines: list[int]) -> str:
+    """How many images have several classes or none, and on which line the first of each is, from their numbers of classes, (n,)."""
+    text = ""
+    for which, words in ((counts > 1, "with several"), (counts == 0, "without any")):
+        if which.any():
+            at_line = min(line for line, found in zip(lines, which.tolist(), strict=True) if found)
+            text += f", {_images(int(which.sum()))} {words} (line {at_line}{', …' if which.sum() > 1 else ''})"
+    return text
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def _check_several(table: LabelTable, where: str) -> None:

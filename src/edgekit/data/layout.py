@@ -262,7 +262,7 @@ class HeaderSample:
             DataError: no image can be read.
         """
         if not self.shapes:
-            raise DataError(f"{self.source.where}: none of the {self.count} sampled images can be read", "replace them")
+            raise DataError(f"{self.source.where}: no image can be read, of {self.count} sampled", "replace them")
         return round(float(statistics.median(min(shape) for shape in self.shapes)))
 
     def aspect(self) -> float:

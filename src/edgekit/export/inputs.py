@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.bundle import Precision
+from edgekit.errors import check_range
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
 from edgekit.quantize.budget import SEARCH_MINUTES, Budget
 from edgekit.quantize.calibration import Calibration
@@ -35,6 +37,9 @@ class ExportOptions:
         max_ram: the bytes of RAM that a microcontroller has for the arena of micro; None: any.
         max_flash: the bytes of flash that it has for the model; None: any.
         ethos_u: the Arm NPU that micro is also compiled for, for instance ethos-u55-128; empty: none.
+
+    Raises:
+        EdgekitError: a number is out of range.
     """
 
     max_drop: float = 1.0
@@ -45,6 +50,11 @@ class ExportOptions:
     max_ram: int | None = None
     max_flash: int | None = None
     ethos_u: str = ""
+
+    def __post_init__(self) -> None:
+        check_range("max_drop", self.max_drop, 0, 100)
+        check_range("min_agreement", self.min_agreement, 0, 1)
+        check_range("search_minutes", self.search_minutes, 0, math.inf)
 
     @property
     def bounds(self) -> AccuracyBounds:

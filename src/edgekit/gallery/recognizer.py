@@ -188,6 +188,11 @@ def require_embedding(bundle: Bundle) -> None:
     Raises:
         BundleError: they give none.
     """
+    if bundle.task.alarms:
+        raise BundleError(
+            f"{bundle.path}: a bundle of the task {bundle.task.name} has no embedding, which a gallery needs",
+            "use a bundle of task classification or recognition",
+        )
     if features(bundle) is None:
         run = bundle.manifest.provenance.get("run")
         again = f"export it again with `edgekit export {run if isinstance(run, str) else 'RUN'} --embedding`"

@@ -35,7 +35,10 @@ class RecipePart(BaseModel):
             field = cls.model_fields.get(name)
             allowed = (field.annotation, *get_args(field.annotation)) if field is not None else (bool,)
             if isinstance(value, bool) and field is not None and bool not in allowed:
-                raise ValueError(f"{name} must not be {str(value).lower()}, accepted: {field.description or 'a value'}")
+                quote = " (YAML reads yes, no, on and off so: put text in quotes)" if str in allowed else ""
+                raise ValueError(
+                    f"{name} must not be {str(value).lower()}{quote}, accepted: {field.description or 'a value'}"
+                )
         return content
 
 

@@ -59,7 +59,7 @@ def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
         overrides: `a.b=c` texts, whose values are read as YAML; or a dictionary `{"a.b": c}`.
 
     Raises:
-        RecipeError: the file is missing, is not YAML, or holds something invalid; the message lists the path of each key, its
+        RecipeError: the file is missing or empty, is not YAML, or holds something invalid; the message lists the path of each key, its
             value and what would be accepted.
     """
     path = Path(path)
@@ -67,8 +67,10 @@ def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
         content = read_yaml(_text(path))
     except RecipeError as error:
         raise error.at(path) from error
-    if content is None:
-        content = {}
+    if (
+        content is None
+    ):  # what a failed `edgekit init FOLDER > recipe.yaml` leaves; the defaults would train on other images
+        raise RecipeError(f"{path}: the recipe is empty", "write one with `edgekit init FOLDER > recipe.yaml`")
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of keys, not {type(content).__name__}")
     content = translated(content)

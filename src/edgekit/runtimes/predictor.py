@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle, Variant
 from edgekit.confidence import Confidence
-from edgekit.errors import BundleError, DataError, EdgekitError, near
+from edgekit.errors import BundleError, DataError, EdgekitError, check_range, near
 from edgekit.image_files import as_image
 from edgekit.machine import cpu_features
 from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
@@ -28,7 +28,7 @@ from edgekit.runtimes.trial import try_first
 from edgekit.targets import PRECISIONS, find_runtime, rank
 from edgekit.tasks import EMBEDDING, Answer, Outputs
 from edgekit.tasks.occlusion import Explanation, occlusion_map
-from edgekit.tasks.task import is_finite
+from edgekit.tasks.task import NOTHING_LEFT_OUT, is_finite
 from edgekit.tasks.unknown import Known, threshold_fault
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ class Predictor:
             BundleError: the model gives values that are not finite.
         """
         check_images(pixels, (*self.preprocessing.image_size, 3), None)
+        if threshold is not None:
+            check_range("threshold", threshold, -math.inf, math.inf)
         return self.answers(self._outputs(pixels), top, threshold)
 
     @property
@@ -229,6 +231,10 @@ class Predictor:
     def answers(self, outputs: Outputs, top: int, threshold: float | None) -> list[Answer]:
         """Return what outputs mean, image by image; `threshold` None leaves nothing out, or is the bundle's own."""
         least = self._least if threshold is None else threshold
+        if threshold == 0 and not self.task.alarms:
+            least = (
+                NOTHING_LEFT_OUT  # 0 would be taken for none given by a task whose classes have thresholds of their own
+            )
         if self.known is None:
             return list(self.task.answers(outputs, self.classes, top, least))
         return list(self.task.answers_knowing(outputs, self.classes, top, least, self.known))

@@ -25,6 +25,7 @@ from edgekit.run import Run
 from edgekit.search.candidates import Candidate
 from edgekit.shares import share_of
 from edgekit.sizes import ImageSize
+from edgekit.tasks import ANOMALY
 from edgekit.train.evaluate import apply, device_of, labels_of
 from edgekit.train.loop.failures import Diverged, OutOfMemory
 from edgekit.train.loop.launch import joined
@@ -214,6 +215,11 @@ def check_trainable(recipe: Recipe, splits: Splits) -> None:
         raise RecipeError(
             "hardware: a search trains each candidate on one device; several machines share it by --storage",
             "set hardware.devices and hardware.nodes to 1",
+        )
+    if recipe.task == ANOMALY:
+        raise RecipeError(
+            f"task: {recipe.task}: a search distills a student from a teacher, and a detector has neither",
+            "choose its encoder by hand (anomaly.encoder), and compare runs with `edgekit compare`",
         )
     if not objective_of(recipe).one_class:
         raise RecipeError(

@@ -219,7 +219,7 @@ def _answers(
     outputs: Outputs, classes: Sequence[str], probabilities: NDArray[np.float64], thresholds: Sequence[float]
 ) -> list[Answer]:
     embeddings = outputs.get(EMBEDDING)
-    least = np.array(thresholds)
+    least = np.maximum(thresholds, 0.0)
     found: list[Answer] = []
     for i, row in enumerate(probabilities):
         order = [int(c) for c in np.argsort(-row, kind="stable") if row[c] >= least[c]]

@@ -79,6 +79,9 @@ class Likeness:
     outputs: Mapping[str, OutputParity]
 
 
+NOTHING_LEFT_OUT = -1.0  # a threshold that is below every probability
+
+
 class Task(ABC):
     """A task. It holds no state, so that one object serves every model; make one and name it in `edgekit.tasks`.
 
@@ -171,7 +174,7 @@ class Task(ABC):
             outputs: finite, the required ones and maybe others.
             classes: of the bundle.
             top: how much to say of each image, at most, where there is a choice.
-            threshold: leave out what is less certain, from 0 to 1.
+            threshold: leave out what is less certain, from 0 to 1; 0: the user gave none; `NOTHING_LEFT_OUT`: the user gave 0.
         """
 
     def log_odds(self, scores: NDArray[np.floating[Any]], chosen: int) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ from edgekit.result import Ablation, AblationCell, Axis, Score
 from edgekit.run import Run
 from edgekit.spelling import earlier_key, earlier_value, todays_key, translated_value
 from edgekit.stages import MODEL_OF, STAGES
+from edgekit.tasks import ANOMALY
 from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, quality_on
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol
 from edgekit.train.loop.failures import Diverged, OutOfMemory
@@ -286,6 +287,11 @@ def _check(plan: AblationPlan, images: _Images, folder: Path) -> None:
     seen = set()
     for cell in plan.cells:
         recipe = cell.recipe
+        if recipe.task == ANOMALY:
+            raise RecipeError(
+                f"task: {ANOMALY}: an ablation scores each cell on labeled test images, and a detector is trained without classes",
+                "train the recipes one by one, and compare them with `edgekit evaluate`",
+            )
         if recipe.hardware.devices * recipe.hardware.nodes > 1:
             raise RecipeError(
                 "hardware: an ablation trains each cell on one device", "set hardware.devices and hardware.nodes to 1"

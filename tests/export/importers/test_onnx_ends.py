@@ -137,6 +137,15 @@ def test_independent_sigmoids_are_refused(tmp_path: Path, ending: list[NodeProto
         opened(classifier(*ending, constants=CONSTANTS), tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
+def test_a_softmax_is_refused_where_an_image_may_have_several_classes(tmp_path: Path, kind: str) -> None:
+    model = classifier(node(kind, "z", "y", axis=1))
+    with pytest.raises(ExportError, match="its classes exclude each other, but --task multilabel"):
+        opened(model, tmp_path, several=True)
+    assert opened(model, tmp_path).classes == CLASSES
+    assert opened(classifier(node("Identity", "z", "y")), tmp_path, several=True).classes == CLASSES
+
+
 def test_sigmoids_beside_their_logits_are_refused_unless_the_user_says_which(tmp_path: Path) -> None:
     model = classifier(node("Sigmoid", "z", "y"), outputs=("z", "y"))
     with pytest.raises(ExportError, match="multi-label"):

@@ -108,6 +108,14 @@ def test_answers_that_are_no_logits_are_one_line(
     assert caught.value.hint
 
 
+def test_a_softmax_cannot_say_that_an_image_has_several_classes() -> None:
+    """Its logits are no logits of single classes: each class would be answered from a sigmoid that nobody trained."""
+    for network in (nn.Sequential(plain(lambda s, f: s), nn.Softmax(1)), plain(lambda s, f: s.softmax(1))):
+        with pytest.raises(ExportError, match="its classes exclude each other, but --task multilabel"):
+            as_classifier(network, 16, "mine", 5, several=True)
+    assert as_classifier(plain(lambda s, f: s), 16, "mine", 5, several=True)[1] == 5
+
+
 @pytest.mark.parametrize(
     ("network", "module"),
     [

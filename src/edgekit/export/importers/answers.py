@@ -55,6 +55,9 @@ def to_logits(rows: NDArray[np.floating], reading: Reading) -> NDArray[np.float3
     return rows.astype(np.float32)
 
 
+WITHOUT_SIGMOID = "give it without its Sigmoid, so that it returns logits: with --task multilabel if an image may have several classes, else as it is"
+
+
 def count_of_classes(numbers: int, reading: Reading) -> int:
     """The number of classes for `numbers` numbers per image."""
     return 2 if reading in {"one logit", "one probability"} else numbers
@@ -64,5 +67,13 @@ def multi_label(file: str, how: str) -> ExportError:
     """The error to raise for a multi-label network, which judges each class independently."""
     return ExportError(
         f"{file}: {how}, one per class: this is a multi-label network, whose classes do not exclude each other",
-        "give a classifier with one class per image; if it is one, export it without its Sigmoid",
+        WITHOUT_SIGMOID,
+    )
+
+
+def single_label(model: str) -> ExportError:
+    """The error to raise for a network whose classes exclude each other, where an image may have several."""
+    return ExportError(
+        f"{model}: ends in a Softmax: its classes exclude each other, but --task multilabel is for images with any number of classes",
+        "leave --task out, or give a network that returns one logit for each class",
     )

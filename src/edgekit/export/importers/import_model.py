@@ -68,7 +68,7 @@ def import_model(request: ModelRequest, scratch: Path) -> ModelSource:
     mean, std, divided = _statistics(pixel_format, request.model)
     channels = pixel_format.channels or "rgb"
     if network.module is not None and not network.classes:
-        network = _with_logits(network, preprocessing.image_size, request.model, counted)
+        network = _with_logits(network, preprocessing.image_size, request.model, counted, request.several)
     count = network.classes
     checked_names = _checked_names(stated_names, request, network, evaluation)
     images, pixel_range = with_range(
@@ -153,12 +153,12 @@ def _opener(request: ModelRequest) -> Callable[[ModelRequest, int | None], Netwo
     return {"timm": modules.from_timm, "torchvision": modules.from_torchvision, "factory": modules.from_factory}[kind]
 
 
-def _with_logits(network: Network, size: ImageSize, model: str, classes: int | None) -> Network:
+def _with_logits(network: Network, size: ImageSize, model: str, classes: int | None, several: bool) -> Network:
     """Wrap a network so that it returns logits, whatever the form of its output."""
     from edgekit.export.importers.outputs import as_classifier
 
     assert network.module is not None
-    module, count, notes = as_classifier(network.module, size, model, classes)
+    module, count, notes = as_classifier(network.module, size, model, classes, several)
     return replace(network, module=module, classes=count, notes=[*network.notes, *notes])
 
 

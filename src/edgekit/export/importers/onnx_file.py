@@ -12,7 +12,7 @@ from onnx import ModelProto, inliner
 
 from edgekit.errors import EdgekitError, ExportError
 from edgekit.export.importers import onnx_checks, rewire
-from edgekit.export.importers.answers import count_of_classes
+from edgekit.export.importers.answers import count_of_classes, single_label
 from edgekit.export.importers.batch import free_batch
 from edgekit.export.importers.onnx_reference import OnnxReference
 from edgekit.export.importers.opset import to_opset, version_of
@@ -55,6 +55,8 @@ def _opened(request: ModelRequest, path: Path, model: ModelProto, digest: str) -
         )
     reference = OnnxReference(model, image, request.model, size, request.output_name)
     output = reference.output
+    if request.several and (output.function in {"Softmax", "LogSoftmax"} or output.reading == "probabilities"):
+        raise single_label(request.model)
     note = output.note(request.model)
     provenance = {
         "model": request.model,

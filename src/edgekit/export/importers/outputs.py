@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekit.errors import ExportError
-from edgekit.export.importers.answers import sum_to_one
+from edgekit.export.importers.answers import WITHOUT_SIGMOID, single_label, sum_to_one
 from edgekit.export.importers.determinism import determinism_fault
 from edgekit.onnx_graph.build import slow_attention
 from edgekit.sizes import ImageSize, SizeLike
@@ -58,7 +58,7 @@ class ChosenOutput(nn.Module):
 
 
 def as_classifier(
-    network: nn.Module, size: SizeLike, model: str, classes: int | None = None
+    network: nn.Module, size: SizeLike, model: str, classes: int | None = None, several: bool = False
 ) -> tuple[nn.Module, int, list[str]]:
     """Return a network that gives logits, whatever the form of its output.
 
@@ -67,6 +67,7 @@ def as_classifier(
         size: of the images, in pixels.
         model: the user's name for it, for messages.
         classes: number of named classes, which helps to choose between outputs; None: unknown.
+        several: whether an image may have any number of classes, which no Softmax can say.
 
     Returns:
         The network in evaluation mode (itself if it already gives logits (n, classes)), the number of classes, and notes.
@@ -89,10 +90,11 @@ def as_classifier(
     ending = _ending(scores.reshape(_PROBES, count), _last_operation(network, probes, place))
     if ending == "sigmoid" and count > 1:
         raise ExportError(
-            f"{model}: ends in a Sigmoid over {count} classes, so it is a multi-label network; edgekit exports only classifiers "
-            "that choose one class",
-            "give a network that returns logits for one class per image, or wrap it in a factory that does",
+            f"{model}: ends in a Sigmoid over {count} classes, so it is a multi-label network, whose classes do not exclude each other",
+            WITHOUT_SIGMOID,
         )
+    if ending == "softmax" and several:
+        raise single_label(model)
     if ending != "logits":
         kind = nn.Softmax if ending == "softmax" else nn.Sigmoid
         if _without(network, kind, probes, place):

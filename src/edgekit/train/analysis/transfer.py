@@ -115,7 +115,7 @@ def open_target(where: str, recipe: Recipe, test: float) -> TransferTarget:
     if layout.labeled is None:
         raise DataError(f"{where}: holds images without labels", "give a folder with one sub-folder per class")
     content = recipe.data.model_dump() | {
-        "labeled": layout.labeled, "test": layout.test or test, "pool": None, "probe": 0.0, "labels": 1.0, "stream": False,
+        "labeled": layout.labeled, "test": layout.test or test, "pool": None, "normal": None, "probe": 0.0, "labels": 1.0, "stream": False,
         "classes_per_image": "one",
     }  # fmt: skip
     splits = load_splits(DataConfig.model_validate(content))

@@ -25,6 +25,7 @@ from edgekit.progress import progress
 from edgekit.result import Score
 from edgekit.shares import share_of
 from edgekit.train.evaluate.blas import threads_for
+from edgekit.train.evaluate.probes import expected_warnings_off
 
 DRAWS = 100
 _METHODS = {
@@ -68,7 +69,7 @@ def logistic(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=1.0, max_iter=1000)
-    with threads_for(support.numel() * (int(labels.max()) + 1)):
+    with expected_warnings_off(), threads_for(support.numel() * (int(labels.max()) + 1)):
         model.fit(F.normalize(support.float(), dim=1).numpy(), labels.numpy())
     return torch.from_numpy(model.predict(F.normalize(queries.float(), dim=1).numpy()))
 

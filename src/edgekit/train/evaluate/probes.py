@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -113,15 +114,24 @@ def linear_models(bank: Tensor, bank_labels: Tensor) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
+@contextmanager
+def expected_warnings_off() -> Iterator[None]:
+    """Turn off scikit-learn's warnings about what is meant: a limit of iterations, which the protocol names, and few images of many classes."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield
+
+
 def linear_model(bank: Tensor, bank_labels: Tensor, c: float = 1.0) -> tuple[Any, Any]:
     """Fit the parts of the linear probe: scikit-learn's StandardScaler and LogisticRegression, to features (n, d) on the CPU."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     scaler, regression = StandardScaler().fit(bank.numpy()), LogisticRegression(C=c, max_iter=1000)
     classes = int(bank_labels.max()) + 1
-    with warnings.catch_warnings(), threads_for(bank.numel() * classes):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol names the limit
+    with expected_warnings_off(), threads_for(bank.numel() * classes):
         regression.fit(scaler.transform(bank.numpy()), bank_labels.numpy())
     return scaler, regression

@@ -374,9 +374,11 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
     for stage in (stage for stage in ("pretrain", "distill") if stage in trained):
         batch = getattr(recipe, stage).batch_size
         if batch > len(splits.pool) and not (stage == "distill" and recipe.distill.images == "labeled"):
+            images = f"{len(splits.pool)} image{'s' if len(splits.pool) > 1 else ''}"
+            enough = len(splits.pool) > 1  # BatchNorm and the losses compare images of a batch
             raise DataError(
-                f"{stage}.batch_size is {batch}, but the pool has {len(splits.pool)} images",
-                f"set it to at most {len(splits.pool)}",
+                f"{stage}.batch_size is {batch}, but the pool has {images}",
+                f"set it to at most {len(splits.pool)}" if enough else "add images: training takes two or more",
             )
         if batch % world_size():
             raise RecipeError(
