@@ -103,7 +103,7 @@ def test_heat_maps_overwrite_no_image(bundle: package.Bundle, parts: Path, tmp_p
         assert code == 2
         lines = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1
-        assert "in/a.png is there, and no heat map" in lines[0]
+        assert "in/a.png is there already, and is not a heat map" in lines[0]
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.png"]
     assert (tmp_path / "in" / "a.png").read_bytes() == before
     for _ in range(2):  # an earlier heat map is replaced
