@@ -97,6 +97,6 @@ def _is_heat_map(path: Path) -> bool:
 
     try:
         with Image.open(path) as image:
-            return image.info.get("Software") == _MARK
+            return bool(image.info.get("Software") == _MARK)
     except (OSError, ValueError, SyntaxError):
         return False
