@@ -42,7 +42,8 @@ _IN_JSON_LINES = "-"
     "--threshold",
     type=Number(0),
     help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity; of anomaly "
-    "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection and of several classes, the bundle's]",
+    "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection "
+    "and of several classes, the bundle's]",
 )
 @click.option(
     "--gallery",
