@@ -1,6 +1,6 @@
 """Does the device side work on aarch64? Debian's arm64 Python and PyPI's aarch64 wheels, run by QEMU's user-mode emulation.
 
-    python benchmarks/aarch64.py [--bundle runs/digits/export] [--also BUNDLE] [--output benchmarks/results/aarch64.json] [--work FOLDER] [--cpu NAME]
+    python benchmarks/aarch64.py [--bundle runs/digits/export] [--output benchmarks/results/aarch64.json] [--work FOLDER] [--cpu NAME]
 
 No Arm processor is needed, and no root: packages are only unpacked into FOLDER. Needs Debian (or a derivative whose package
 sources have arm64), its `qemu-user-static`, and uv; some 100 MB are downloaded. edgekit's own wheel is installed with
@@ -107,8 +107,8 @@ def said_by(python: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def prove(bundle: Path, also: list[Path], work: Path, cpu: str) -> dict[str, Any]:
-    """Set everything up below `work` and prove a bundle, and others, on QEMU's processor `cpu`."""
+def prove(bundle: Path, work: Path, cpu: str) -> dict[str, Any]:
+    """Set everything up below `work` and prove a bundle on QEMU's processor `cpu`."""
     root = system_root(work / "debian")
     site = work / "site"
     version = max(path.name.removeprefix("python") for path in (root / "usr/lib").glob("python3.*"))
@@ -116,10 +116,7 @@ def prove(bundle: Path, also: list[Path], work: Path, cpu: str) -> dict[str, Any
     python = launcher(work, root, site, cpu)
     about = "import json; from edgekit.machine import this_machine; print(this_machine().model_dump_json())"
     machine = json.loads(said_by(python, "-c", about))
-    doctor, *others = (
-        json.loads(said_by(python, "-m", "edgekit", "doctor", str(path.resolve()), "--json"))
-        for path in (bundle, *also)
-    )
+    doctor = json.loads(said_by(python, "-m", "edgekit", "doctor", str(bundle.resolve()), "--json"))
     emulator = subprocess.run([EMULATOR, "--version"], capture_output=True, text=True, check=True).stdout
     return {
         "created": now(),
@@ -130,9 +127,6 @@ def prove(bundle: Path, also: list[Path], work: Path, cpu: str) -> dict[str, Any
         "machine": machine,
         "bundle": {"name": doctor["bundle"], "digest": doctor["digest"]},
         "variants": doctor["variants"],
-        **(
-            {"also": [{"bundle": other["bundle"], "variants": other["variants"]} for other in others]} if others else {}
-        ),
     }
 
 
@@ -140,7 +134,6 @@ def main() -> None:
     """Prove a bundle and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("runs/digits/export"))
-    parser.add_argument("--also", type=Path, action="append", default=[], help="a further bundle; may be repeated")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/aarch64.json")
     parser.add_argument("--work", type=Path, help="keep the unpacked packages here; a temporary folder without it")
     parser.add_argument("--cpu", default=CORE, help="QEMU's name of the processor (default: %(default)s)")
@@ -150,7 +143,7 @@ def main() -> None:
             raise SystemExit(f"needs {program}")
     with tempfile.TemporaryDirectory(prefix="edgekit-aarch64-") as temporary:
         work = options.work or Path(temporary)
-        result = prove(options.bundle, options.also, work.resolve(), options.cpu)
+        result = prove(options.bundle, work.resolve(), options.cpu)
     write_json(options.output, result)
     for variant in result["variants"]:
         print(variant["variant"], variant["runtime_version"], variant["outcome"], variant["reason"] or "")
