@@ -72,15 +72,16 @@ def compare(folder: Path, files: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure(folder: Path, files: dict[str, Any]) -> dict[str, Any]:
-    """Time the files in turns."""
+def measure(folder: Path, files: dict[str, Any], rounds: int = ROUNDS) -> dict[str, Any]:
+    """Time the files in turns; sessions are opened again every `FRESH` rounds, of fewer than `ROUNDS` only once."""
+    fresh = FRESH if rounds >= ROUNDS else rounds
     image = np.ascontiguousarray(np.load(folder / "evaluation.npy")[:1])
     order = random.Random(0)
     sessions: dict[str, Any] = {}
     wall: dict[str, list[float]] = {name: [] for name in files}
     cpu: dict[str, list[list[float]]] = {name: [] for name in files}
-    for i in range(ROUNDS):
-        if i % FRESH == 0:
+    for i in range(rounds):
+        if i % fresh == 0:
             for session in sessions.values():
                 session.close()
             sessions = {name: opened(files[name], folder) for name in order.sample(sorted(files), len(files))}
@@ -100,6 +101,7 @@ def measure(folder: Path, files: dict[str, Any]) -> dict[str, Any]:
             "p50_ms": float(np.median(wall[name])),
             "cpu_ms": float(np.median(np.concatenate(cpu[name]))),
             "runs": len(wall[name]),
+            "rounds": rounds,
             "ratio": ratio(medians[name], medians[BASE]),
         }
         for name in files

@@ -15,7 +15,7 @@ Each file is then compared with PyTorch on images that nothing was calibrated wi
 (`agreement`), and with labels the `drop` in percentage points.
 
 `p50_ms` is wall-clock time and `cpu_ms` CPU time of the process, medians of single runs, one image, one thread. The files of a network take turns
-in one process, in random order, `ROUNDS` times; sessions are opened again every `FRESH` rounds. `ratio` is the median over the rounds of
+in one process, in random order, `--rounds` times; sessions are opened again every `FRESH` rounds. `ratio` is the median over the rounds of
 the file's CPU time over that of ONNX Runtime's float file in the same round, with its 95 % interval: on a busy machine it means more than
 milliseconds. The same of `against_official`: edgekit's LiteRT file over the official one.
 
@@ -192,7 +192,7 @@ class Steps:
         ready = {name: entry for name, entry in made.items() if isinstance(entry, dict) and "file" in entry}
         digest = digest_of(ready)[:8]  # with another file, all are measured again
         known = self.step(f"compare-{digest}", lambda: compare(folder, ready))
-        timed = {} if arguments.untimed else self.step(f"measure-{digest}", lambda: measure(folder, ready))
+        timed = {} if arguments.untimed else self.step(f"measure-{digest}", lambda: measure(folder, ready, arguments.rounds))
         left_out = {"runtime", "settings", "file"}
         if self.entry.run:
             row |= {"name": described(Path(self.entry.run)), "run": "RUN"}
@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", default="", help="the Python of an environment with litert-torch and litert-quantizer"
     )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--untimed", action="store_true", help="leave the times to a later call, on a quiet machine")
     parser.add_argument(
         "--trained", nargs="+", default=[], metavar="NAME=RUN", help="runs whose students are in the table too"
@@ -232,7 +233,7 @@ def main() -> None:
             "command": ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]],
             "machine": this_machine().model_dump(),
             "images": {"calibration": CALIBRATION, "seed": 0},
-            "rounds": ROUNDS,
+            "rounds": arguments.rounds,
             "import_cpu_seconds": imports(),
             "networks": rows,
         }

@@ -367,7 +367,8 @@ def _mobile_cell(file: dict[str, Any] | None) -> str:
         return "–"
     sqnr, size, seconds = file["sqnr_db"], file["bytes"] / 1e6, file["cpu_seconds"]
     decibels = f"{sqnr:.0f}" if sqnr > 50 else f"{sqnr:.1f}"
-    return f"{file['ratio']['median']:.2f}, {decibels} dB, {size:.1f} MB, {seconds:.0f} s"
+    time = f"{file['ratio']['median']:.2f}" if "ratio" in file else "–"
+    return f"{time}, {decibels} dB, {size:.1f} MB, {seconds:.0f} s"
 
 
 def mobile_official() -> str:
