@@ -37,7 +37,7 @@ from lite0 import WEIGHTS, lite0
 
 HERE = Path(__file__).resolve().parent
 STUDENT = {"name": "resnet18", "width": 0.25}
-POOL, BANK, TEST = 200, 100, 100  # images of each class
+POOL, BANK, TEST = 100, 100, 100  # images of each class
 FITTED = (2, 6)  # epochs of the trainings that the time of an epoch is fitted from
 ACCURACIES = ("knn", "linear")
 
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--package", type=Path)
     parser.add_argument("--peer", type=Path, help="the Python of lightly-train's environment")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--side", choices=("lightly", "named"), help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "distillation_peer.json")
