@@ -37,7 +37,7 @@ from lite0 import WEIGHTS, lite0
 
 HERE = Path(__file__).resolve().parent
 STUDENT = {"name": "resnet18", "width": 0.25}
-POOL, BANK, TEST = 200, 100, 100  # images of each class
+POOL, BANK, TEST = 100, 100, 100  # images of each class
 FITTED = (2, 6)  # epochs of the trainings that the time of an epoch is fitted from
 ACCURACIES = ("knn", "linear")
 
@@ -205,7 +205,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     an_epoch = (more - few) / (FITTED[1] - FITTED[0])
     epochs = max(1, FITTED[0] + int((its_seconds - few) / an_epoch))
     own_seconds = train_own(work, "own", epochs, options.size, environment)
-    own = load_pretrained(Run(work / "own").stage_path("pretrain")).encoder
+    run = Run(work / "own")
+    own, pool = load_pretrained(run.stage_path("pretrain")).encoder, run.require("data").metrics["images"]["pool"]
     images = POOL * 10
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return {
@@ -218,7 +219,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             **scores(its, sets, *imagenet),
         },
         "edgekit": {
-            "epochs": epochs, "processor_seconds": own_seconds, "images_per_processor_second": images * epochs / own_seconds,
+            "images": pool,  # without those that it divides off as a test set
+            "epochs": epochs, "processor_seconds": own_seconds, "images_per_processor_second": pool * epochs / own_seconds,
             **scores(own, sets, 0.5, 0.25),
         },
         "untrained": scores(student(), sets, 0.5, 0.25),
@@ -233,7 +235,7 @@ def main() -> None:
     parser.add_argument("--package", type=Path)
     parser.add_argument("--peer", type=Path, help="the Python of lightly-train's environment")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--side", choices=("lightly", "named"), help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "distillation_peer.json")

@@ -30,6 +30,8 @@ def test_a_network_of_timm_becomes_the_teacher_of_a_valid_commented_recipe() -> 
     config = taught_by(text)
     assert config.teacher.model == "timm:vit_small_patch14_dinov2.lvd142m"
     assert config.target == "image"
+    teachers = recipes.parse(recipes.read_yaml(text)).distill.teachers
+    assert [teacher.model for teacher in teachers] == ["pretrain.teacher"], "a few labels say more about its features"
     assert "it was trained on images of 518 px" in text
     assert config.augmentation.flip == 0, "digits are not mirrored"
     assert "temperature: 0.2" not in text.partition("finetune:")[0], "nothing of SimCLR is left"

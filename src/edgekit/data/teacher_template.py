@@ -18,9 +18,13 @@ pretrain:   # a pretrained encoder teaches its representation on all images, wit
   augmentation: {augmentation}
 """
 
+_TEACHERS = """\
+  teachers: [{model: pretrain.teacher}]   # its features and a linear classifier on the labels; own: the fine-tuned network; with many labels, both
+"""
+
 
 def with_teacher(text: str, source: str, why: str) -> str:
-    """Return a recipe of `edgekit.data.template` whose pretraining is distillation from a teacher.
+    """Return a recipe of `edgekit.data.template` whose pretraining is distillation from a teacher, which then teaches the classes, too.
 
     Args:
         text: the recipe.
@@ -39,4 +43,5 @@ def with_teacher(text: str, source: str, why: str) -> str:
         teacher=source, teacher_why=why, encoder=value("encoder"), epochs=value("epochs"), batch=value("batch_size"),
         augmentation=value("augmentation", text[end:]),
     )  # fmt: skip
-    return text[:begin] + block + "\n" + text[end:]
+    later = re.sub(r"^distill:.*\n", lambda found: found[0] + _TEACHERS, text[end:], count=1, flags=re.MULTILINE)
+    return text[:begin] + block + "\n" + later
