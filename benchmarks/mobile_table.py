@@ -192,7 +192,11 @@ class Steps:
         ready = {name: entry for name, entry in made.items() if isinstance(entry, dict) and "file" in entry}
         digest = digest_of(ready)[:8]  # with another file, all are measured again
         known = self.step(f"compare-{digest}", lambda: compare(folder, ready))
-        timed = {} if arguments.untimed else self.step(f"measure-{digest}", lambda: measure(folder, ready, arguments.rounds))
+        timed = (
+            {}
+            if arguments.untimed
+            else self.step(f"measure-{digest}", lambda: measure(folder, ready, arguments.rounds))
+        )
         left_out = {"runtime", "settings", "file"}
         if self.entry.run:
             row |= {"name": described(Path(self.entry.run)), "run": "RUN"}
