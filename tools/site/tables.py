@@ -285,9 +285,17 @@ def anomaly() -> str:
     rows, last = [], ""
     for row in found["variants"]:
         values = [f"{row[key]:.3f}" for key in ("auroc", "pixel_auroc", "pro")]
-        ms = _ms(times[row["method"], row["variant"]]["ms"])
+        timed = times.get((row["method"], row["variant"]))
         name = _DETECTORS[row["method"]]
-        rows.append(["" if name == last else name, row["variant"], *values, f"{row['mb']:.2f} MB", f"{ms} ms"])
+        rows.append(
+            [
+                "" if name == last else name,
+                row["variant"],
+                *values,
+                f"{row['mb']:.2f} MB",
+                f"{_ms(timed['ms'])} ms" if timed else "–",
+            ]
+        )
         last = name
     return table(["method", "variant", "AUROC", "pixel AUROC", "PRO", "size", "time an image"], rows)
 
