@@ -10,10 +10,10 @@ import pytest
 from tools.site import figures, tables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if tables.marked(path.read_text()))
+PAGES = [path for path in tables.pages() if tables.marked(path.read_text())]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(tables.ROOT).as_posix())
 def test_the_numbers_of_a_page_are_those_of_its_files(path: Path) -> None:
     text = path.read_text()
     assert text == tables.filled(text), "`make docs-update` writes the tables of the result files into the pages"
@@ -41,7 +41,7 @@ def test_a_mean_is_that_of_all_draws() -> None:
     path = DOCS.parent / "benchmarks" / "results" / "cifar10.json"
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["labels"] == 0.01]
     teacher = sum(round(10_000 * cell["teacher"]) for cell in cells) / len(cells) / 100
-    found = re.search(r"^\| 1 % \(500\) \| (\S+) \|", tables.cifar10(), re.MULTILINE)
+    found = re.search(r"^\| 1 % \(500\) \| (\S+) \|", tables.TABLES["cifar10"](), re.MULTILINE)
     assert found is not None
     assert float(found[1]) == pytest.approx(teacher, abs=0.0501)
 
@@ -52,15 +52,25 @@ def test_a_mean_of_scores_is_that_of_all_pairs() -> None:
     rows = [row for row in json.loads(path.read_text())["rows"] if row["variant"] == "onnx-int8" and not row["near"]]
     far = [row for row in rows if row["score"] == "distance, embedding"]
     found = re.search(
-        r"^\| `distance`, with `--embedding` \|[^|]*\| ([\d.]+)% \| ([\d.]+)% \|", tables.unknown_scores(), re.M
+        r"^\| `distance`, with `--embedding` \|[^|]*\| ([\d.]+)% \| ([\d.]+)% \|", tables.TABLES["unknown"](), re.M
     )
     assert found is not None
     for shown, key in zip(found.groups(), ("auroc", "false_accepts"), strict=True):
         assert float(shown) == pytest.approx(100 * sum(row[key] for row in far) / len(far), abs=0.0501)
 
 
-def test_the_readme_quotes_the_measured_accuracies() -> None:
-    assert tables.cifar10() in (DOCS.parent / "README.md").read_text()
+def test_the_readme_shows_the_measured_gains() -> None:
+    assert "gains" in tables.marked((tables.ROOT / "README.md").read_text())
+
+
+def test_a_gain_is_that_of_its_cell() -> None:
+    """The row of MNIST, from the file without the code of the tables."""
+    cells = json.loads((tables.ROOT / "benchmarks" / "results" / "promise.json").read_text())["cells"]
+    first = {cell["labels"]: cell for cell in cells if cell["set"] == "mnist" and cell["draw"] == 0}
+    (line,) = (line for line in tables.TABLES["gains"]().splitlines() if line.startswith("| MNIST"))
+    shown = [[float(number) for number in cell.replace("*", "").split("/")] for cell in line.strip("| ").split("|")[1:]]
+    wanted = [[100 * cell["student"], 100 * cell["scratch"]] for _, cell in sorted(first.items())]
+    assert shown == [pytest.approx(pair, abs=0.0501) for pair in wanted]
 
 
 @pytest.mark.parametrize("path", sorted(figures.files()))
@@ -79,7 +89,7 @@ def test_a_bar_is_as_long_as_its_value() -> None:
 def test_the_tables_of_mobile_runtimes_are_those_of_their_file() -> None:
     networks = tables.read("mobile_table")["networks"]
     for precision in ("fp32", "int8"):
-        shown = tables.mobile(precision).splitlines()
+        shown = tables.TABLES[f"mobile-{precision}"]().splitlines()
         assert len(shown) == 2 + sum("accuracy" not in row for row in networks.values())
         for title, name in (("MobileNetV3-small", "mobilenetv3_small"), ("ResNet-18", "resnet18")):
             (line,) = (line for line in shown if line.startswith(f"| {title} |"))
@@ -89,7 +99,7 @@ def test_the_tables_of_mobile_runtimes_are_those_of_their_file() -> None:
                 if "ratio" in file:
                     assert f"| {file['ratio']['median']:.2f}, " in line
     trained = [row for row in networks.values() if "accuracy" in row]
-    assert tables.mobile_trained().count("\n") == 1 + len(trained)
+    assert tables.TABLES["mobile-trained"]().count("\n") == 1 + len(trained)
     assert len({row["files"]["onnx-fp32"]["bytes"] for row in trained}) >= 2  # architectures
 
 
