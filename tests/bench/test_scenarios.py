@@ -364,7 +364,7 @@ def test_a_graph_that_fixes_its_batch_is_not_given_another(bundle: Bundle, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scenario", "server", "--rate", "-1"], "a rate of -1 is not possible"),
+        (["--scenario", "server", "--rate", "-1"], "--rate: -1.0 is not a number above 0"),
         (["--cpus", "4095"], "may not use processor 4095"),
         (["--cpus", "0,x"], "'x' is not a processor number"),
         (["--provider", "gpu", "--variant", "onnx-fp32"], "onnxruntime has no provider gpu"),

@@ -102,7 +102,7 @@ def test_what_lies_beside_the_classes_is_noted(tmp_path: Path) -> None:
     save(tmp_path / "loose.png")
     (tmp_path / "empty").mkdir()
     notes = open_labeled(str(tmp_path)).notes
-    assert any("1 images" in note and "no class folder" in note for note in notes)
+    assert any("1 image " in note and "no class folder" in note for note in notes)
     assert any("empty holds no images" in note for note in notes)
 
 

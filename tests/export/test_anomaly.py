@@ -372,7 +372,10 @@ def test_wrong_inputs_are_one_line(
     code, _, errors = edgekit("evaluate", run, "--few-shot", "1")
     assert (code, "a detector learns from no labels" in errors) == (2, True)
     code, _, errors = edgekit("gallery", "create", bundles("patchcore").path, images / "test")
-    assert (code, errors.endswith("which a gallery needs (use a bundle of another task)\n")) == (2, True)
+    assert (code, errors.endswith("which a gallery needs (use a bundle of task classification or recognition)\n")) == (
+        2,
+        True,
+    )
     code, _, errors = edgekit("predict", bundles("patchcore").path, images, "--gallery", tmp_path / "x.gallery")
     assert (code, "Traceback" in errors) == (2, False)
 

@@ -244,7 +244,7 @@ def test_a_missing_recipe_and_a_folder(tmp_path: Path) -> None:
 )
 def test_numbers_may_have_an_exponent(tmp_path: Path, text: str, value: float) -> None:
     assert load(tmp_path, f"pretrain: {{optimizer: {{lr: {text}}}}}").pretrain.optimizer.lr == value
-    assert load(tmp_path, "", f"pretrain.optimizer.lr={text}").pretrain.optimizer.lr == value
+    assert load(tmp_path, "{}", f"pretrain.optimizer.lr={text}").pretrain.optimizer.lr == value
 
 
 def test_a_budget_with_an_exponent_is_a_fraction_and_not_a_file(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_json_has_answer_probability_score_and_threshold(bundle: Bundle, photos:
             ("--abstain-below", "1"),
             "the threshold for unknown: 1 is above 0, and the score is minus a squared distance",
         ),
-        (("--abstain-below", "nan"), "the threshold for unknown: nan is not a number"),
+        (("--abstain-below", "nan"), "--abstain-below: 'nan' is not a number"),
         (("--abstain-below", "-4", "--no-abstain"), "--abstain-below cannot be combined with --no-abstain"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tools.site import figures, tables
+from tools.site.tables import devices
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [path for path in tables.pages() if tables.marked(path.read_text())]
@@ -104,11 +105,11 @@ def test_the_tables_of_mobile_runtimes_are_those_of_their_file() -> None:
 
 
 def test_a_file_that_is_not_there_is_a_dash_and_so_is_a_time_that_was_not_measured() -> None:
-    assert tables._mobile_cell(None) == tables._mobile_cell({"failed": "it does not lower"}) == "–"
+    assert devices._mobile_cell(None) == devices._mobile_cell({"failed": "it does not lower"}) == "–"
     file = {"sqnr_db": 20.04, "bytes": 2_000_000, "cpu_seconds": 3.2}
-    assert tables._mobile_cell(file) == "–, 20.0 dB, 2.0 MB, 3 s"
+    assert devices._mobile_cell(file) == "–, 20.0 dB, 2.0 MB, 3 s"
     timed = {**file, "sqnr_db": 118.7, "ratio": {"median": 0.345}}
-    assert tables._mobile_cell(timed) == "0.34, 119 dB, 2.0 MB, 3 s"
+    assert devices._mobile_cell(timed) == "0.34, 119 dB, 2.0 MB, 3 s"
 
 
 def test_the_page_says_which_weights_the_official_converter_lost() -> None:

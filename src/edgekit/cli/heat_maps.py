@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgekit.tasks import Answer
 
 
-_MARK = "edgekit heat map"  # in the metadata of each file, so that only these are replaced
+_MARK = ("Software", "edgekit heat map")  # a text of each PNG file, so that only these are replaced
 
 
 class HeatMaps:
@@ -67,7 +67,7 @@ class HeatMaps:
         from edgekit.tasks.heat_maps import overlay
 
         mark = PngInfo()
-        mark.add_text("Software", _MARK)
+        mark.add_text(*_MARK)
         free = next(free for n in count(1) if (free := name if n == 1 else f"{name}-{n}") not in self._taken)
         self._taken.add(free)
         path = self._folder / f"{free}.png"
@@ -93,10 +93,9 @@ class HeatMaps:
 
 
 def _is_heat_map(path: Path) -> bool:
-    from PIL import Image
-
+    """Whether a file has the mark of those that `HeatMaps` writes, which stands before its pixels."""
     try:
-        with Image.open(path) as image:
-            return bool(image.info.get("Software") == _MARK)
-    except (OSError, ValueError, SyntaxError):
+        with path.open("rb") as stream:
+            return "\0".join(_MARK).encode() in stream.read(200)
+    except OSError:
         return False

@@ -196,8 +196,6 @@ def require_embedding(bundle: Bundle) -> None:
     if features(bundle) is None:
         run = bundle.manifest.provenance.get("run")
         again = f"export it again with `edgekit export {run if isinstance(run, str) else 'RUN'} --embedding`"
-        if bundle.task.alarms:  # which has none
-            again = "use a bundle of another task"
         raise BundleError(f"{bundle.path}: its graphs give no embedding, which a gallery needs", again)
 
 
