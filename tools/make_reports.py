@@ -50,7 +50,7 @@ SHOWN = {
     "textures": Shown(
         (
             "edgekit init textures --task anomaly --no-measure --output textures.yaml --force",
-            "edgekit train textures.yaml --set pretrain.epochs=10",
+            "edgekit train textures.yaml",
             "edgekit evaluate runs/textures",
             "edgekit export runs/textures",
             "edgekit bench runs/textures/export --quick",
