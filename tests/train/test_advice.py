@@ -98,6 +98,8 @@ def test_a_run_that_nothing_is_wrong_with_gets_no_advice() -> None:
         ("learning_rate", {"stages": with_stage("distill", losses=[17.0, 34.0, 2.3], top1=0.13)}, ["from 17 to 34", "13.0%", "distill.optimizer.lr"]),
         ("shift", {"on_test": (0.7, 1000)}, ["90.0%", "70.0% on the 1,000 test images", "data.pool"]),
         ("mixed_classes", {"predicted": with_model(student=0.9) | {"student": np.where(TRUTH == 2, 3, TRUTH)}}, ["cat and dog (100 of their 200"]),
+        ("no_gain", {"predicted": with_model(supervised=0.9)}, ["90.0%, the same network from scratch 90.0%", "pretrain.epochs: 100"]),
+        ("no_gain", {"predicted": with_model(supervised=0.98, student=0.98, teacher=0.98)}, ["98.0%", "data.labels"]),
         ("labels", {"predicted": with_model(linear=0.26, centroid=0.26, teacher=0.25, student=0.27, supervised=0.24)}, ["27.0%", "25.0%"]),
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ ENOUGH_STEPS = 300  # for a stage that learns from labels
 ENOUGH_PRETRAINING = 500  # steps
 _CROPS_KEEP = 0.1  # VIEWS_KEEP for crops: see `edgekit.train.advice.views`
 _MIN_SHIFT = 0.05  # smallest difference between the accuracies on probe set and test set
+_ENOUGH_LABELS = 0.97  # accuracy of the network from scratch, to which unlabeled images can add little
 _LEARNED = 0.95  # training accuracy of a stage that has learned its labels
 
 Rule = Callable[[RunFacts], list[Advice]]
@@ -301,6 +302,30 @@ def scratch(facts: RunFacts) -> list[Advice]:
     return [Advice(rule="scratch", finding=finding, change=change)]
 
 
+def no_gain(facts: RunFacts) -> list[Advice]:
+    """Find unlabeled images that made no difference that these images can show."""
+    if not {"student", "supervised"} <= facts.predicted.keys() or _badly_taught(facts):
+        return []
+    ours, by_scratch = facts.right("student"), facts.right("supervised")
+    if shown_less(ours, by_scratch) or shown_less(by_scratch, ours):
+        return []
+    if teacher(facts) or student(facts) or missing_class(facts):
+        return []  # these say why
+    finding = (
+        f"the unlabeled images made no significant difference: the student has {percent(facts.top1('student'))}, the same network from scratch "
+        f"{percent(facts.top1('supervised'))} ({facts.held})"
+    )
+    if facts.top1("supervised") >= _ENOUGH_LABELS:
+        return [
+            Advice(
+                rule="no_gain", finding=finding, change="the labels alone are enough: try fewer of them (data.labels)"
+            )
+        ]
+    epochs = facts.stages["pretrain"].epochs if "pretrain" in facts.stages else 0
+    longer = f"set pretrain.epochs: {2 * epochs}" if epochs else "pretrain longer"
+    return [Advice(rule="no_gain", finding=finding, change=f"add unlabeled images to data.pool, and {longer}")]
+
+
 def pretraining(facts: RunFacts) -> list[Advice]:
     """Find a pretraining that did not improve the encoder."""
     before, after = facts.knn_before, facts.knn_after
@@ -361,7 +386,7 @@ def mixed_classes(facts: RunFacts) -> list[Advice]:
 
 RULES: tuple[Rule, ...] = (
     learning_rate, views, mirrored, other_teacher, missing_class, pseudo_labels, other_pool, few_steps, training_accuracy, scratch, teacher, student,
-    pretraining, improving, shift, mixed_classes,
+    pretraining, improving, shift, mixed_classes, no_gain,
 )  # fmt: skip
 
 
