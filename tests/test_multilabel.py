@@ -30,7 +30,6 @@ from edgekit.tasks.multilabel_metrics import (
     sigmoid,
     weighted_precisions,
 )
-from edgekit.tasks.task import NOTHING_LEFT_OUT
 from edgekit.tasks.unknown import Known
 
 Case = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -154,13 +153,13 @@ def test_the_task_is_found_by_its_name_and_refuses_other_shapes_and_labels() -> 
 
 def test_answers_are_all_classes_from_their_threshold_on_the_likeliest_first() -> None:
     logits = np.array([[2.0, -3.0, 0.5], [-2.0, -2.0, -2.0]], np.float32)
-    found, none = MULTILABEL.answers({LOGITS: logits}, ["a", "b", "c"], top=1, threshold=0.0)
+    found, none = MULTILABEL.answers({LOGITS: logits}, ["a", "b", "c"], top=1, threshold=None)
     assert isinstance(found, Labels)
     assert [name for name, _ in found.classes] == ["a", "c"], "top cuts nothing off"
     assert found.line() == "a 88.1%  c 62.2%"
     assert none.line() == "no class"
     assert none.as_json() == {"classes": []}
-    every, also = MULTILABEL.answers({LOGITS: logits}, ["a", "b", "c"], 1, NOTHING_LEFT_OUT)
+    every, also = MULTILABEL.answers({LOGITS: logits}, ["a", "b", "c"], 1, 0.0)
     assert len(every.found) == len(also.found) == 3, "a threshold of 0 that a user gives leaves nothing out"  # type: ignore[attr-defined]
     assert {found.threshold for found in every.found} == {0.0}  # type: ignore[attr-defined]
     (only,) = MULTILABEL.answers({LOGITS: logits[:1]}, ["a", "b", "c"], 3, 0.7)
@@ -168,7 +167,7 @@ def test_answers_are_all_classes_from_their_threshold_on_the_likeliest_first() -
     record = ClassThresholds(
         temperature=2.0, thresholds=[0.9, 0.1, 0.5], shared=0.5, own=2, images=9, are="probe images"
     )
-    (calibrated,) = MULTILABEL.answers_knowing({LOGITS: logits[:1]}, ["a", "b", "c"], 3, 0.0, Known(record))
+    (calibrated,) = MULTILABEL.answers_knowing({LOGITS: logits[:1]}, ["a", "b", "c"], 3, None, Known(record))
     assert isinstance(calibrated, Labels)
     assert [(one.name, one.threshold) for one in calibrated.found] == [("c", 0.5), ("b", 0.1)]
     assert calibrated.found[0].probability == pytest.approx(1 / (1 + np.exp(-0.25)))

@@ -43,7 +43,7 @@ def pipeline(session: Session, bundle: Bundle, pixels: NDArray[np.uint8], stop: 
         prepared = time.perf_counter_ns()
         outputs = run_required(session, batch, task)
         ran = time.perf_counter_ns()
-        task.answers(outputs, classes, _TOP, 0.0)
+        task.answers(outputs, classes, _TOP, None)
         times.append((began, prepared, ran, time.perf_counter_ns()))
     if not times:
         return {}

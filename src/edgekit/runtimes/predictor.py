@@ -28,7 +28,7 @@ from edgekit.runtimes.trial import try_first
 from edgekit.targets import PRECISIONS, find_runtime, rank
 from edgekit.tasks import EMBEDDING, Answer, Outputs
 from edgekit.tasks.occlusion import Explanation, occlusion_map
-from edgekit.tasks.task import NOTHING_LEFT_OUT, is_finite
+from edgekit.tasks.task import is_finite
 from edgekit.tasks.unknown import Known, threshold_fault
 
 if TYPE_CHECKING:
@@ -230,21 +230,11 @@ class Predictor:
 
     def answers(self, outputs: Outputs, top: int, threshold: float | None) -> list[Answer]:
         """Return what outputs mean, image by image; `threshold` None leaves nothing out, or is the bundle's own."""
-        least = self._least if threshold is None else threshold
-        if threshold == 0 and not self.task.alarms:
-            least = (
-                NOTHING_LEFT_OUT  # 0 would be taken for none given by a task whose classes have thresholds of their own
-            )
+        if threshold is None and self.alarm is not None:
+            threshold = self.alarm.threshold
         if self.known is None:
-            return list(self.task.answers(outputs, self.classes, top, least))
-        return list(self.task.answers_knowing(outputs, self.classes, top, least, self.known))
-
-    @property
-    def _least(self) -> float:
-        """The threshold of answers where the user gives none: of a task with alarms the bundle's, infinite where it has none; else 0."""
-        if self.alarm is not None:
-            return self.alarm.threshold
-        return math.inf if self.task.alarms else 0.0
+            return list(self.task.answers(outputs, self.classes, top, threshold))
+        return list(self.task.answers_knowing(outputs, self.classes, top, threshold, self.known))
 
     def predict_many(
         self,

@@ -117,14 +117,14 @@ class AnomalyDetection(Task):
         found = image_labels(labels)
         return "" if found.any() and not found.all() else "are not of normal and anomalous images both"
 
-    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float) -> list[Answer]:
+    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None) -> list[Answer]:
         """Score, heat map and verdict of each image.
 
         Args:
             outputs, classes, top: see `Task.answers`.
-            threshold: the score above which an image is anomalous; infinite: there is none.
+            threshold: the score above which an image is anomalous; None or infinite: there is none.
         """
-        limit = None if math.isinf(threshold) else float(threshold)
+        limit = None if threshold is None or math.isinf(threshold) else float(threshold)
         return [Verdict(float(score), heat, limit) for score, heat in zip(outputs[SCORE], outputs[MAP], strict=True)]
 
     def score(self, outputs: Outputs, labels: NDArray[Any]) -> dict[str, float]:

@@ -84,7 +84,7 @@ class Classification(Task):
             return f"are not {images} indices into {len(classes)} classes"
         return ""
 
-    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float) -> list[Answer]:
+    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None) -> list[Answer]:
         """The `top` likeliest classes of each image, without those less probable than `threshold`."""
         embeddings = outputs.get(EMBEDDING)
         return [
@@ -126,7 +126,7 @@ class Classification(Task):
         return measure(outputs[LOGITS], labels, decided < 0, known.confidence.temperature, are, agreement)
 
     def answers_knowing(
-        self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float, known: Known
+        self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None, known: Known
     ) -> list[Answer]:
         """The likeliest classes with calibrated probabilities, and which images are unknown."""
         embeddings, scores = outputs.get(EMBEDDING), _scores(outputs, known)
@@ -215,9 +215,9 @@ def likeliest(logits: NDArray[np.float32], count: int, temperature: float = 1.0)
 
 
 def _likeliest(
-    row: NDArray[np.float32], classes: Sequence[str], top: int, threshold: float, temperature: float = 1.0
+    row: NDArray[np.float32], classes: Sequence[str], top: int, threshold: float | None, temperature: float = 1.0
 ) -> list[tuple[str, float]]:
-    return [(classes[k], p) for k, p in likeliest(row, top, temperature) if p >= threshold]
+    return [(classes[k], p) for k, p in likeliest(row, top, temperature) if p >= (threshold or 0.0)]
 
 
 def _scores(outputs: Outputs, known: Known) -> NDArray[np.float64]:

@@ -112,9 +112,11 @@ class Multilabel(Task):
             return "hold something other than 0 and 1"
         return "" if labels.any() else "name no class of any image"
 
-    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float) -> list[Answer]:
-        """All classes whose probability is at least `threshold`, or 0.5 where that is 0. `top` cuts nothing off: there is no choice to make."""
-        return _answers(outputs, classes, sigmoid(outputs[LOGITS]), [threshold or _HALF] * len(classes))
+    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None) -> list[Answer]:
+        """All classes whose probability is at least `threshold`, or 0.5 where that is None. `top` cuts nothing off: there is no choice to make."""
+        return _answers(
+            outputs, classes, sigmoid(outputs[LOGITS]), [_HALF if threshold is None else threshold] * len(classes)
+        )
 
     def log_odds(self, scores: NDArray[np.floating[Any]], chosen: int) -> NDArray[np.float64]:
         """A class has a sigmoid of its own, so its logit is its log-odds."""
@@ -162,11 +164,11 @@ class Multilabel(Task):
         )
 
     def answers_knowing(
-        self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float, known: Known
+        self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None, known: Known
     ) -> list[Answer]:
-        """All classes whose calibrated probability is at least their threshold, or `threshold` where that is not 0."""
+        """All classes whose calibrated probability is at least their threshold, or `threshold` where that is given."""
         found = _set(known)
-        thresholds = [threshold] * len(classes) if threshold else found.thresholds
+        thresholds = found.thresholds if threshold is None else [threshold] * len(classes)
         return _answers(outputs, classes, sigmoid(outputs[LOGITS] / found.temperature), thresholds)
 
     def score(self, outputs: Outputs, labels: NDArray[Any]) -> dict[str, float]:
@@ -219,7 +221,7 @@ def _answers(
     outputs: Outputs, classes: Sequence[str], probabilities: NDArray[np.float64], thresholds: Sequence[float]
 ) -> list[Answer]:
     embeddings = outputs.get(EMBEDDING)
-    least = np.maximum(thresholds, 0.0)
+    least = np.array(thresholds)
     found: list[Answer] = []
     for i, row in enumerate(probabilities):
         order = [int(c) for c in np.argsort(-row, kind="stable") if row[c] >= least[c]]

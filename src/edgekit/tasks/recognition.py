@@ -73,7 +73,7 @@ class Recognition(Task):
             return f"are not {images} whole numbers"
         return "" if _with_company(labels).any() else "name no class that has two images"
 
-    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float) -> list[Answer]:
+    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None) -> list[Answer]:
         """The embeddings themselves: naming them takes a gallery."""
         return [Embedded(row) for row in outputs[EMBEDDING]]
 

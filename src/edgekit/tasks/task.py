@@ -79,9 +79,6 @@ class Likeness:
     outputs: Mapping[str, OutputParity]
 
 
-NOTHING_LEFT_OUT = -1.0  # a threshold that is below every probability
-
-
 class Task(ABC):
     """A task. It holds no state, so that one object serves every model; make one and name it in `edgekit.tasks`.
 
@@ -109,7 +106,7 @@ class Task(ABC):
         abstains: whether some of these answers are then unknown.
         uncalibrated: what is missing where there are too few labeled images for that.
         alarms: whether its main output is a score, one an image, above a threshold of which the image is anomalous. Scores of normal images
-            set it for each variant, and `answers` gets it as its `threshold`, infinite where there is none.
+            set it for each variant, and `answers` gets it as its `threshold`.
         explains: whether the main output has a score for each class, (n, classes), so that `log_odds` tells how strongly it speaks for one.
         float_tail: whether everything behind the last convolution stays in float32 where the rest is quantized or in half precision.
         batch: images that are run at once where nothing is timed, at most.
@@ -167,14 +164,14 @@ class Task(ABC):
     # Answers
 
     @abstractmethod
-    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float) -> list[Answer]:
+    def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None) -> list[Answer]:
         """What outputs mean, image by image.
 
         Args:
             outputs: finite, the required ones and maybe others.
             classes: of the bundle.
             top: how much to say of each image, at most, where there is a choice.
-            threshold: leave out what is less certain, from 0 to 1; 0: the user gave none; `NOTHING_LEFT_OUT`: the user gave 0.
+            threshold: leave out what is less certain, from 0 to 1; None: nothing was given, so that the task decides.
         """
 
     def log_odds(self, scores: NDArray[np.floating[Any]], chosen: int) -> NDArray[np.float64]:
@@ -235,7 +232,7 @@ class Task(ABC):
         raise NotImplementedError
 
     def answers_knowing(
-        self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float, known: Known
+        self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None, known: Known
     ) -> list[Answer]:
         """`answers` of a bundle that has a confidence."""
         return self.answers(outputs, classes, top, threshold)
