@@ -290,15 +290,13 @@ def scratch(facts: RunFacts) -> list[Advice]:
         return []  # this finding follows from that one
     by_scratch = facts.top1("supervised")
     finding = f"the student has {percent(facts.top1('student'))}, the same network from scratch {percent(by_scratch)} ({facts.held})"
-    epochs = facts.stages["pretrain"].epochs if "pretrain" in facts.stages else 0
     if facts.top1("teacher") >= by_scratch:
         change = "the teacher is not worse: distill longer, or into a larger student"
     elif "linear" in facts.predicted and facts.top1("linear") >= by_scratch:
         change = "a probe on the frozen encoder is not worse: fine-tune longer, with weaker crops or a lower finetune.optimizer.lr"
     else:
-        longer = f"set pretrain.epochs: {2 * epochs}" if epochs else "pretrain longer"
         augmented = views(facts) or ("pretrain" in facts.flipping and mirrored(facts))
-        change = f"the encoder is worse, too: {'change its augmentation first, as above' if augmented else longer}"
+        change = f"the encoder is worse, too: {'change its augmentation first, as above' if augmented else _pretrain_longer(facts)}"
     return [Advice(rule="scratch", finding=finding, change=change)]
 
 
@@ -321,9 +319,8 @@ def no_gain(facts: RunFacts) -> list[Advice]:
                 rule="no_gain", finding=finding, change="the labels alone are enough: try fewer of them (data.labels)"
             )
         ]
-    epochs = facts.stages["pretrain"].epochs if "pretrain" in facts.stages else 0
-    longer = f"set pretrain.epochs: {2 * epochs}" if epochs else "pretrain longer"
-    return [Advice(rule="no_gain", finding=finding, change=f"add unlabeled images to data.pool, and {longer}")]
+    change = f"add unlabeled images to data.pool, and {_pretrain_longer(facts)}"
+    return [Advice(rule="no_gain", finding=finding, change=change)]
 
 
 def pretraining(facts: RunFacts) -> list[Advice]:
@@ -388,6 +385,14 @@ RULES: tuple[Rule, ...] = (
     learning_rate, views, mirrored, other_teacher, missing_class, pseudo_labels, other_pool, few_steps, training_accuracy, scratch, teacher, student,
     pretraining, improving, shift, mixed_classes, no_gain,
 )  # fmt: skip
+
+
+def _pretrain_longer(facts: RunFacts) -> str:
+    """Return the change to twice the epochs of pretraining."""
+    pretrain = facts.stages.get("pretrain")
+    return (
+        "pretrain longer" if pretrain is None or not pretrain.epochs else f"set pretrain.epochs: {2 * pretrain.epochs}"
+    )
 
 
 def _badly_taught(facts: RunFacts) -> bool:
