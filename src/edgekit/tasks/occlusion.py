@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,8 +125,9 @@ def occlusion_map(
         chosen = int(whole[0].argmax())
     rows, columns = cell_edges(pixels.shape[:2])
     values: list[NDArray[np.float64]] = []
-    for batch in _batches(covered(pixels), BATCH):
-        values.append(odds(scores(batch), chosen))
+    copies = covered(pixels)
+    while batch := list(islice(copies, BATCH)):
+        values.append(odds(scores(np.stack(batch)), chosen))
         advance(len(batch))
     drops = odds(whole, chosen)[0] - np.concatenate(values).reshape(len(rows), len(columns))
     return chosen, _smooth(mean_of_squares(drops), rows, columns)
@@ -140,17 +142,6 @@ def _spans(edges: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Begin and end of each square along an axis: two cells, at the borders one."""
     last = len(edges) - 1
     return [(int(edges[max(i - 1, 0)]), int(edges[min(i + 1, last)])) for i in range(last + 1)]
-
-
-def _batches(images: Iterator[Pixels], size: int) -> Iterator[Pixels]:
-    part: list[Pixels] = []
-    for image in images:
-        part.append(image)
-        if len(part) == size:
-            yield np.stack(part)
-            part = []
-    if part:
-        yield np.stack(part)
 
 
 def _smooth(cells: NDArray[np.float64], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Heat:

@@ -38,8 +38,8 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
     if own is None:  # several classes an image: no answer is simply right or wrong
         return evaluation.model_copy(update={"draws": _recorded_draws(run, recipe, splits)})
     own, worst = with_worst(own, test, splits.classes)
-    for stage in [stage for stage in classifier_stages(recipe) if MODEL_OF[stage] == "student"]:
-        student = load_classifier(run.stage_path(stage), run.require(stage).outputs)
+    if len(own.worst):  # of the student
+        student = load_classifier(run.stage_path("distill"), run.require("distill").outputs)
         own = with_maps(own, student, test, recipe, device_of(recipe))
     of_draws = _draws(run, recipe, splits)
     answers = [own, *(answers for _, answers in of_draws)]
