@@ -20,10 +20,7 @@ from torch import nn
 
 import edgekit
 from edgekit.errors import DataError, ExportError, GateFailed, RecipeError, RunError
-from edgekit.export import served
-from edgekit.export.importers import runs
 from edgekit.export.pipeline import export_classifier
-from edgekit.quantize.selection import CalibrationPool
 from edgekit.recipe import load
 from edgekit.run import STAGES
 from tests.helpers import exported
@@ -226,9 +223,7 @@ def test_export_writes_what_the_command_writes(student_run: edgekit.Run, tmp_pat
 def test_a_rejected_variant_raises_and_is_in_the_bundle(
     student_run: edgekit.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learned about the activations' ranges from these
-    monkeypatch.setattr(runs, "CalibrationPool", lambda **_: CalibrationPool.of_images(blank))
-    monkeypatch.setattr(served, "METHODS", ("percentile",))
+    exported.calibrate_on_black(monkeypatch)
     wanted: dict[str, Any] = {"target": "onnx", "precision": "int8", "output": tmp_path / "out", "search_minutes": 0}
     with pytest.raises(GateFailed, match="onnx-int8"):
         edgekit.export(student_run, min_agreement=1, **wanted)

@@ -7,14 +7,10 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.cli.main import main
-from edgekit.export import served
-from edgekit.export.importers import runs
-from edgekit.quantize.selection import CalibrationPool
 from edgekit.run import Run
 from tests.helpers import exported
 
@@ -74,9 +70,7 @@ def test_json_is_all_that_is_printed(
 def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learned about the activations' ranges from these
-    monkeypatch.setattr(runs, "CalibrationPool", lambda **_: CalibrationPool.of_images(blank))
-    monkeypatch.setattr(served, "METHODS", ("percentile",))
+    exported.calibrate_on_black(monkeypatch)
     out = tmp_path / "export"
     # Without a search, which may find layers to leave in float that are enough for some networks.
     options = ("--target", "onnx", "--search-minutes", 0, "--output", out)

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
 from edgekit.bundle import Bundle, Precision
 from edgekit.data.splits import Splits, load_splits, write_splits
+from edgekit.export import served
 from edgekit.export.half import tensorrt_onnx
+from edgekit.export.importers import runs
 from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import build_encoder
@@ -23,6 +26,7 @@ from edgekit.models.store import Pretrained, save_classifier, save_pretrained
 from edgekit.quantization import Quantization
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq import SIGNED, quantize_onnx
+from edgekit.quantize.selection import CalibrationPool
 from edgekit.recipe import Architecture, Recipe, dump, parse
 from edgekit.run import Run
 from edgekit.train.records.inputs import stage_inputs
@@ -143,3 +147,10 @@ def untrained(name: str, image_size: int, width: float = 1.0) -> PixelClassifier
             for _ in range(3):
                 model.train()(normalize(images, 0.5, 0.25))
     return PixelClassifier(model.eval(), 0.5, 0.25).eval()
+
+
+def calibrate_on_black(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let INT8 be calibrated on black images, from which nothing can be learned about the activations' ranges: it is rejected."""
+    black = np.zeros((20, 16, 16, 3), np.uint8)
+    monkeypatch.setattr(runs, "CalibrationPool", lambda **_: CalibrationPool.of_images(black))
+    monkeypatch.setattr(served, "METHODS", ("percentile",))
