@@ -1,4 +1,4 @@
-"""Make untrusted text safe to show: without control characters, and short enough for a line."""
+"""Text that is shown: untrusted text without control characters and short enough for a line; a noun after a number."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def visible(text: str, keep: str = "") -> str:
         keep: unsafe characters to keep, for example the newlines of a text of several lines.
     """
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+
+
+def plural(count: int, noun: str, ending: str = "s") -> str:
+    """Return a noun as it stands after a number: `image` after 1, else `images`."""
+    return noun if count == 1 else noun + ending
 
 
 def shortened(text: str, limit: int = _QUOTED) -> str:

@@ -15,6 +15,7 @@ from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.terminal import echo, echo_json
+from edgekit.text import plural
 
 if TYPE_CHECKING:
     from edgekit.data.splits import Splits
@@ -166,7 +167,7 @@ def _end(seconds: dict[str, float]) -> str:
     end = datetime.now() + timedelta(seconds=total)
     until = end.strftime("%H:%M" if total < 20 * 3600 else "%Y-%m-%d %H:%M")
     minutes = max(1, round(total / 60))
-    long = f"{minutes} minute{'s' if minutes > 1 else ''}" if total < 5400 else f"{total / 3600:.1f} hours"
+    long = f"{minutes} {plural(minutes, 'minute')}" if total < 5400 else f"{total / 3600:.1f} hours"
     stages = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
     return f"expected to take about {long}, until {until} ({stages}), estimated from a few steps"
 
@@ -234,8 +235,11 @@ def _lines(report: Report) -> list[str]:
         )
         counts = ", ".join(f"{name} {count}" for name, count in sizes.items())
         notes = [f"           {note}" for note in metrics["notes"]]
-        files = "file" if metrics["skipped"] == 1 else "files"
-        what = f"{counts}" + (f"; {metrics['skipped']} unreadable {files} skipped" if metrics["skipped"] else "")
+        what = f"{counts}" + (
+            f"; {metrics['skipped']} unreadable {plural(metrics['skipped'], 'file')} skipped"
+            if metrics["skipped"]
+            else ""
+        )
     elif report.stage == "pretrain" and "knn" not in metrics:
         what = f"loss {metrics['loss']:.3f}"
     elif report.stage == "pretrain" and report.current:

@@ -14,6 +14,7 @@ from edgekit.data.source import ImageSource, at, refuse_same_but_case
 from edgekit.errors import DataError
 from edgekit.files import write_bytes
 from edgekit.preprocess import MAX_PIXELS, open_image
+from edgekit.text import plural
 from edgekit.walk import ImageFile, Walk, is_folder
 
 
@@ -63,7 +64,7 @@ def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> I
         )
     refuse_same_but_case(classes, at(key, where))
     if loose:
-        notes.append(f"{loose} image{'s' if loose > 1 else ''} of {where} in no class folder left out")
+        notes.append(f"{loose} {plural(loose, 'image')} of {where} in no class folder left out")
     notes += walk.notes(where)
     return source_of_files(where, root, files, max_pixels, np.array(labels, dtype=np.int64), classes, notes)
 

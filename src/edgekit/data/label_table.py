@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import DataError, near, shortened
 from edgekit.foreign import Unreadable, read_csv, read_text
+from edgekit.text import plural
 
 Form = Literal["separated", "pairs", "columns"]
 _FILES = ("file", "filename", "file_name", "image", "image_name", "image_path", "img", "path", "name", "id")
@@ -77,7 +78,7 @@ def read_label_table(path: Path, where: str, class_names: str | None = None) -> 
     columns, rows = _rows(path, where)
     if len(columns) < 2:
         raise DataError(
-            f"{where}: has {len(columns) or 'no'} column{'' if len(columns) == 1 else 's'}, and it takes the images and their classes",
+            f"{where}: has {len(columns) or 'no'} {plural(len(columns), 'column')}, and it takes the images and their classes",
             "make the first line a header like file,classes",
         )
     listed = None if class_names is None else _listed(Path(class_names))

@@ -13,6 +13,7 @@ from edgekit.data.label_table import LabelTable, normal, position_of, read_label
 from edgekit.data.source import ImageSource, at, refuse_same_but_case
 from edgekit.errors import DataError, near
 from edgekit.recipe import DataConfig
+from edgekit.text import plural
 from edgekit.walk import is_system
 
 _NAMES = ("labels", "train", "training", "classes", "annotations")  # of files that are meant to be read
@@ -76,8 +77,8 @@ def _source(where: str, key: str, table: LabelTable, several: bool, max_pixels: 
     found = table.found[[first[i] for i in rows]]
     opened = images.subset(rows)
     notes = [
-        f"{where}: {table.describe()}; {len(table.classes)} class{'' if len(table.classes) == 1 else 'es'}, "
-        f"{_images(len(rows))}, {found.sum() / len(rows):.2f} classes an image"
+        f"{where}: {table.describe()}; {len(table.classes)} {plural(len(table.classes), 'class', 'es')}, "
+        f"{len(rows)} {plural(len(rows), 'image')}, {found.sum() / len(rows):.2f} classes an image"
         + _not_one(found.sum(axis=1), [table.lines[first[i]] for i in rows])
     ]
     if table.split:
@@ -112,12 +113,9 @@ def _not_one(counts: NDArray[np.int64], lines: list[int]) -> str:
     for which, words in ((counts > 1, "with several"), (counts == 0, "without any")):
         if which.any():
             at_line = min(line for line, found in zip(lines, which.tolist(), strict=True) if found)
-            text += f", {_images(int(which.sum()))} {words} (line {at_line}{', …' if which.sum() > 1 else ''})"
+            count = int(which.sum())
+            text += f", {count} {plural(count, 'image')} {words} (line {at_line}{', …' if count > 1 else ''})"
     return text
-
-
-def _images(count: int) -> str:
-    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def _check_several(table: LabelTable, where: str) -> None:

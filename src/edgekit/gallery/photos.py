@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgekit.errors import DataError
 from edgekit.foreign import open_regular, understood
+from edgekit.text import plural
 from edgekit.walk import Walk, is_folder
 
 
@@ -67,7 +68,7 @@ def read_class_folder(folder: Path | str, reserved: str = "") -> ClassFolder:
     beside = sum(walk.file(entry, entry.name) is not None for entry in entries if not is_folder(entry))
     notes = walk.notes(str(root))
     if beside:
-        notes.append(f"left out {beside:,} image{'' if beside == 1 else 's'} in {root} itself, in no class's folder")
+        notes.append(f"left out {beside:,} {plural(beside, 'image')} in {root} itself, in no class's folder")
     return ClassFolder(files, names, notes)
 
 

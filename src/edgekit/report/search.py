@@ -18,7 +18,7 @@ from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.report.tables import Column, Table
 from edgekit.report.tables import TableCell as Entry
 from edgekit.result import Pruning, Result, Search, SearchCandidate, SearchVariant
-from edgekit.text import visible
+from edgekit.text import plural, visible
 
 _LABELS = 14  # names in a chart; further ones are in the tooltips
 PHASES = {
@@ -126,7 +126,7 @@ def figures(found: Search) -> list[tuple[str, str, ReportFigure]]:
         figure = ReportFigure(_chart(found, marks), keys, note)
         drawn.append(
             (
-                f"Round {number + 1}: {epochs} epoch{'s' if epochs > 1 else ''}",
+                f"Round {number + 1}: {epochs} {plural(epochs, 'epoch')}",
                 f"{len(marks)} candidates; {found.scored_on}",
                 figure,
             )
@@ -252,7 +252,7 @@ def _turns(variant: SearchVariant | None) -> str:
     if variant is None or not variant.turns:
         return ""
     spread = f", spread {show.percent(variant.spread)}" if variant.turns > 1 and variant.spread is not None else ""
-    return f"{show.count(variant.samples)} runs in {variant.turns} turn{'s' if variant.turns > 1 else ''}{spread}"
+    return f"{show.count(variant.samples)} runs in {variant.turns} {plural(variant.turns, 'turn')}{spread}"
 
 
 def full_table(found: Search) -> Table | None:

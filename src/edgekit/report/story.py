@@ -12,6 +12,7 @@ from edgekit.report.facts import ReportFacts
 from edgekit.report.headline import Headline, p50, score
 from edgekit.report.tables import interval
 from edgekit.result import Score
+from edgekit.text import plural
 
 
 @dataclass(frozen=True)
@@ -225,4 +226,4 @@ def _step(facts: ReportFacts, part: str, name: str, detail: str, time: str = "")
 
 
 def _many(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {plural(number, noun)}"

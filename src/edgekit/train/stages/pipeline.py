@@ -32,6 +32,7 @@ from edgekit.stages import STAGES
 from edgekit.tasks import ANOMALY
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
+from edgekit.text import plural
 from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.teachers import check_order, load_teachers
 from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, labels_of, quality_on
@@ -374,7 +375,7 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
     for stage in (stage for stage in ("pretrain", "distill") if stage in trained):
         batch = getattr(recipe, stage).batch_size
         if batch > len(splits.pool) and not (stage == "distill" and recipe.distill.images == "labeled"):
-            images = f"{len(splits.pool)} image{'s' if len(splits.pool) > 1 else ''}"
+            images = f"{len(splits.pool)} {plural(len(splits.pool), 'image')}"
             enough = len(splits.pool) > 1  # BatchNorm and the losses compare images of a batch
             raise DataError(
                 f"{stage}.batch_size is {batch}, but the pool has {images}",
