@@ -19,7 +19,12 @@ in one process, in random order, `--rounds` times; sessions are opened again eve
 the file's CPU time over that of ONNX Runtime's float file in the same round, with its 95 % interval: on a busy machine it means more than
 milliseconds. The same of `against_official`: edgekit's LiteRT file over the official one.
 
-Every step leaves its result in FOLDER; a second call goes on with those that are missing. Rows of other networks in the result file stay.
+Every step leaves its result in FOLDER; a second call goes on with those that are missing, so several calls can share the work of a network.
+
+The result file is merged, not replaced: rows of other networks stay, and of the same network the files that this call does not make; both keep
+what they were measured with (`created`, `command`, `machine`, …) where it differs from this call's. So one target can be added later: `--only
+vit_tiny --targets onnx executorch` (a ratio needs ONNX Runtime's float file in the same rounds). `load` is the machine's load average of five
+minutes when the files were timed.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ from edgekit.machine import this_machine
 from edgekit.result import now
 from mobile_measure import ROUNDS, compare, measure
 from mobile_networks import CALIBRATION, TESTED, UNTRAINED, Network, network, write_arrays, write_weights
-from result_files import write_rows
+from result_files import rounded, write_rows
 
 TARGETS = ("onnx", "openvino", "litert", "executorch")
 PRECISIONS = ("fp32", "int8")
@@ -195,9 +200,13 @@ class Steps:
         timed = (
             {}
             if arguments.untimed
-            else self.step(f"measure-{digest}", lambda: measure(folder, ready, arguments.rounds))
+            else self.step(
+                f"measure-{digest}", lambda: {**measure(folder, ready, arguments.rounds), "load": os.getloadavg()[1]}
+            )
         )
         left_out = {"runtime", "settings", "file"}
+        if "load" in timed:
+            row["load"] = timed["load"]
         if self.entry.run:
             row |= {"name": described(Path(self.entry.run)), "run": "RUN"}
         row["files"] = {
@@ -205,6 +214,40 @@ class Steps:
             for name, entry in made.items()
         }
         return row
+
+
+# What a result file says of all its rows.
+HOW = ("created", "command", "machine", "images", "rounds", "import_cpu_seconds")
+
+
+def merged(earlier: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """A result file after a call.
+
+    Args:
+        earlier: the file's content, or {}; each of its rows keeps of `HOW` what differs in `found`.
+        found: the content of a file with the rows of this call. Files of a network that only the earlier row has stay in it, and keep likewise.
+    """
+    rows = {}
+    for name, row in earlier.get("networks", {}).items():
+        how = {key: earlier[key] for key in HOW if key in earlier and earlier[key] != found.get(key)}
+        if name not in found["networks"]:
+            rows[name] = {**row, **{key: value for key, value in how.items() if key not in row}}
+            continue
+        how |= {key: row[key] for key in HOW if key in row}
+        new = found["networks"][name]
+        older = {file: {**how, **entry} for file, entry in row["files"].items() if file not in new["files"]}
+        rows[name] = {**new, "files": {**new["files"], **older}}
+    added = {name: row for name, row in found["networks"].items() if name not in rows}
+    return {**found, "networks": {**rows, **added}}
+
+
+def shown(arguments: argparse.Namespace) -> list[str]:
+    """The command, with names in the place of this machine's folders."""
+    names = {str(arguments.work): "WORK", arguments.peer: "PEER/bin/python", str(arguments.data): "CIFAR10"}
+    words = [names.get(word, word) for word in sys.argv[1:]]
+    if "--output" in words:
+        del words[words.index("--output") :][:2]
+    return ["python", "benchmarks/mobile_table.py", *(f"{w.split('=')[0]}=RUN" if "=" in w else w for w in words)]
 
 
 def main() -> None:
@@ -227,21 +270,21 @@ def main() -> None:
     runs = dict(word.split("=", 1) for word in arguments.trained)
     entries = {**UNTRAINED, **{name: Network("trained", 32, run=run) for name, run in runs.items()}}
     output: Path = arguments.output
-    rows: dict[str, Any] = json.loads(output.read_text())["networks"] if output.exists() else {}
     for name, entry in entries.items():
         if arguments.only and name not in arguments.only:
             continue
-        rows[name] = Steps(name, entry, arguments).run()
+        row = Steps(name, entry, arguments).run()
         content = {
             "created": now(),
-            "command": ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]],
+            "command": shown(arguments),
             "machine": this_machine().model_dump(),
             "images": {"calibration": CALIBRATION, "seed": 0},
             "rounds": arguments.rounds,
             "import_cpu_seconds": imports(),
-            "networks": rows,
+            "networks": {name: row},
         }
-        write_rows(output, content)
+        earlier = json.loads(output.read_text()) if output.exists() else {}  # also of calls that ran meanwhile
+        write_rows(output, merged(earlier, rounded(content)))
 
 
 if __name__ == "__main__":

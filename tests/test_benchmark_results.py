@@ -15,6 +15,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 sys.path.append(str(ROOT / "benchmarks"))
 
 import export_sweep  # noqa: E402
+import mobile_table  # noqa: E402
 from result_files import QUANTILES, WIDTH, rounded, summarize, write_rows  # noqa: E402
 
 
@@ -46,6 +47,22 @@ def test_a_written_row_stays_on_one_line(tmp_path: Path) -> None:
     lines = text.splitlines()
     assert len([line for line in lines if '"name"' in line]) == 50
     assert max(map(len, lines)) <= WIDTH + 10
+
+
+def test_a_later_call_adds_to_the_table_of_mobile_runtimes() -> None:
+    old = {"created": "May", "machine": {"cores": 2, "os": "Linux"}, "rounds": 15}
+    new = {"created": "June", "machine": {"cores": 4, "os": "Linux"}, "rounds": 15}
+    rows = {"a": {"load": 1, "files": {"onnx": {"ms": 1}, "litert": {"ms": 2}}}, "b": {"files": {"onnx": {"ms": 3}}}}
+    row = {"load": 5, "files": {"onnx": {"ms": 4}, "executorch": {"ms": 5}}}
+    found = mobile_table.merged({**old, "networks": rows}, {**new, "networks": {"a": row}})
+    how = {"created": "May", "machine": {"cores": 2, "os": "Linux"}}  # the rounds are the same
+    files = {"onnx": {"ms": 4}, "executorch": {"ms": 5}, "litert": {"ms": 2, **how}}
+    expected = {**new, "networks": {"a": {"load": 5, "files": files}, "b": {**rows["b"], **how}}}
+    assert found == expected
+    again = mobile_table.merged(found, {**new, "created": "July", "networks": {"c": row}})
+    assert again["networks"]["b"] == {**rows["b"], **how}  # not that of the file in which it came
+    assert again["networks"]["a"] == {"load": 5, "files": files, "created": "June"}
+    assert mobile_table.merged({}, expected) == expected
 
 
 def test_the_export_sweep_reads_what_it_wrote(tmp_path: Path) -> None:

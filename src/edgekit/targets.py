@@ -98,6 +98,7 @@ TFLITE_MICRO = Runtime(
     marker="hexagon",
     providers=("cpu",),
     timed=False,
+    aborts=True,
 )
 EXECUTORCH = Runtime(
     name="executorch",

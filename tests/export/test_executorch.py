@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +25,7 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq import FULL, quantize_onnx
 from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 from edgekit.runtimes import load, open_session
+from edgekit.runtimes.onnxruntime import session_options
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.export.test_litert import hard_network
 from tests.export.test_litert_fuzz import CLOSE, by_onnxruntime, difference
@@ -245,6 +248,94 @@ def test_uneven_padding_leaves_a_layer_in_int8(tmp_path: Path) -> None:
     assert (session.settings["xnnpack_partitions"], session.settings["outside_xnnpack"]) == ("1", "1 to_dim_order_copy")
     expected = by_onnxruntime(model, pixels)
     assert ((found - expected) ** 2).sum() < 10**-2 * (expected**2).sum()
+
+
+def quantized(model: ModelProto, folder: Path) -> tuple[Path, Path]:
+    """The float ONNX of a network, and its graph with Q/DQ nodes, with ranges over other images than it is then run on."""
+    source, path = folder / "model.onnx", folder / "qdq.onnx"
+    onnx.save(model, source)
+    quantize_onnx(Calibration(source, images(model, 40, seed=1), folder), path, FULL, method="minmax")
+    return source, path
+
+
+def as_it_says(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The logits of a Q/DQ graph, node by node: rounded integers, and products in float, which saturate on no CPU."""
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"image": pixels})[0]
+
+
+SUMMANDS = {
+    "of a channel, with both signs": ((1, 8, 1, 1), -1.0, 2.0),
+    "of a pixel, a row of a matrix": ((12,), 0.5, 2.0),
+    "of all, negative": ((1, 8, 12, 12), -3.0, -0.5),
+    "one number": ((), 0.9, 1.1),
+}
+
+
+@pytest.mark.parametrize("name", SUMMANDS)
+def test_a_constant_summand_in_integers_is_added(name: str, tmp_path: Path) -> None:
+    shape, low, high = SUMMANDS[name]
+
+    def network(share: float) -> ModelProto:
+        """A sum that a convolution feeds, which becomes INT8, its mean, and a linear layer, which stays in float."""
+        net = Network(np.random.default_rng(5), (12, 12))
+        net.value = net.add("Conv", [net.value, net.weight(8, 3, 3, 3)], kernel_shape=[3, 3], pads=[1] * 4)
+        net.shape = (8, 12, 12)
+        net.value = net.add("Add", [net.number(share * net.rng.uniform(low, high, shape)), net.value])
+        return simplify(net.model())
+
+    model = network(1.0)
+    source, path = quantized(model, tmp_path)
+    graph = onnx.load(path).graph
+    known = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    by_output = {node.output[0]: node for node in graph.node}
+    (add,) = (node for node in graph.node if node.op_type == "Add")
+    summand, convolved = (by_output[value] for value in add.input)
+    assert known[summand.input[0]].dtype == np.uint8  # it is what this test is about
+    (after,) = (node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == add.output[0])
+
+    write_program(onnx.load(path), source, tmp_path / "model.pte", "int8")
+    pixels = images(model, 8)
+    session = open_session("executorch", tmp_path / "model.pte", threads=1)
+    found = np.concatenate([session.run(image[None]) for image in pixels])
+    session.close()
+    assert (session.settings["xnnpack_partitions"], session.settings["outside_xnnpack"]) == ("1", "1 to_dim_order_copy")
+
+    # Kernels may round the convolution's sum to the other neighbor, and then that of the sum and of the mean behind it: a step of each.
+    (mean,) = (node for node in graph.node if node.op_type == "GlobalAveragePool")
+    behind = [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == mean.output[0]]
+    steps = sum(float(known[node.input[1]]) for node in (convolved, after, *behind))
+    (head,) = (node for node in graph.node if node.op_type == "Gemm")
+    allowed = steps * np.abs(known[head.input[1]]).sum(1) + 1e-4
+    expected = as_it_says(path, pixels)
+    assert (np.abs(found - expected) <= allowed).all()
+    # Without the summand, or with twice of it, it would be another answer.
+    for share in (0.0, 2.0):
+        assert (np.abs(by_onnxruntime(network(share), pixels) - expected) > 2 * allowed).any()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@given(layers=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=5), seed=st.integers(0, 2**32 - 1))
+def test_a_random_network_in_integers_in_torch_computes_what_its_graph_says(layers: list[str], seed: int) -> None:
+    model = simplify(build(["convolution", *layers, "convolution"], seed))
+    pixels = images(model, 2)
+    with TemporaryDirectory() as folder:
+        try:
+            _, path = quantized(model, Path(folder))
+        except ExportError as error:
+            if "no layer that can be quantized" not in str(error):
+                raise
+            return
+        if uneven_with_ceil(model):
+            with pytest.raises(ExportError, match="uneven padding with ceil_mode"):
+                OnnxNetwork(fix_batch(onnx.load(path), 1))
+            return
+        ours, graph = _simulated(path, pixels, ("logits",))["logits"], as_it_says(path, pixels)
+    # A sum at the border of two steps may be rounded to the other one, which a later layer makes larger: no more than INT8 itself does.
+    assert np.isfinite(ours).all()
+    assert difference(ours, graph) <= 0.02 + difference(graph, by_onnxruntime(model, pixels))
 
 
 def test_an_operator_that_is_not_there_is_named() -> None:

@@ -561,9 +561,10 @@ namespace tflite {
 struct Model {};
 inline const Model* GetModel(const void*) { return nullptr; }
 inline void InitializeTarget() {}
-template <unsigned int N> struct MicroMutableOpResolver { METHODS };
+struct MicroOpResolver {};
+template <unsigned int N> struct MicroMutableOpResolver : MicroOpResolver { METHODS };
 struct MicroInterpreter {
-  template <class Resolver> MicroInterpreter(const Model*, const Resolver&, uint8_t*, size_t) {}
+  MicroInterpreter(const Model*, const MicroOpResolver&, uint8_t*, size_t) {}
   uint8_t pixels[kPixels]; float values[kOutputs];
   TfLiteTensor in, out;
   TfLiteStatus AllocateTensors() {

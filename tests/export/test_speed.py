@@ -6,6 +6,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+from onnx import helper, load_model, save_model
 
 from edgekit.bench.compare import compare as compare_bundles
 from edgekit.bench.paired import LOOKS, MARGIN
@@ -176,7 +177,29 @@ def test_a_note_says_between_what_the_ratio_lies_or_why_it_is_slow(
     assert ":" not in speed_module.why_slow(timed(0.5, p50=40), model, fresh, whole)
     parts = {"xnnpack_partitions": "5", "outside_xnnpack": "4 PADV2"}
     slow = speed_module.why_slow(timed(0.5, p50=40), model, fresh, parts)
-    assert slow.endswith(": XNNPACK runs it in 5 parts, because it has no INT8 for 4 PADV2")
+    assert slow.endswith(": XNNPACK runs it in 5 parts, because it does not compute what lies between them: 4 PADV2")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "reason"),
+    [
+        ("onnxruntime", "left in float between the layers are hard-swish, LayerNorm, GELU"),
+        ("openvino", "left in float between the layers are hard-swish, LayerNorm, GELU"),
+        ("executorch", "left in float between the layers are hard-swish, LayerNorm, GELU"),  # the same Q/DQ graph
+        ("litert", "left in float between the layers are LayerNorm, GELU"),  # whose own graph has hard-swish in INT8
+    ],
+)
+def test_a_note_names_what_the_runtimes_int8_leaves_in_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, reason: str
+) -> None:
+    monkeypatch.setattr(speed_module, "saturates", lambda: False)
+    bundle, path = make_bundle(tmp_path, openvino=False), tmp_path / "other.onnx"
+    graph = load_model(bundle.path / "model.onnx")
+    kinds = ("HardSwish", "LayerNormalization", "Erf", "Relu")
+    graph.graph.node.extend(helper.make_node(kind, ["x"], [kind], name=kind) for kind in kinds)
+    save_model(graph, path)
+    note = speed_module.why_slow(timed(0.5, p50=40), path, int8(bundle, runtime, None))
+    assert note.endswith(f": {reason}")
 
 
 def test_a_comparison_of_bundles_says_why_int8_is_slower(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from edgekit import runtimes
 from edgekit.bundle import Bundle
@@ -125,6 +126,19 @@ def test_a_name_that_is_no_text_is_one_line(model: Path, tmp_path: Path, name: b
         with pytest.raises(BundleError) as error:
             open_session("litert", path)
         assert str(error.value).startswith(f"{path}: LiteRT cannot load it")
+
+
+def test_a_name_within_the_graph_that_is_no_text_is_one_line(model: Path, tmp_path: Path) -> None:
+    content = model.read_bytes()
+    # Its tensors are those that LiteRT is asked about when it has loaded the file.
+    (operator, *_) = Interpreter(model_content=content)._get_ops_details()
+    names = {x["index"]: x["name"].encode() for x in Interpreter(model_content=content).get_tensor_details()}
+    place = content.index(names[operator["outputs"][0]])
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    with pytest.raises(BundleError) as error:
+        open_session("litert", path)
+    assert str(error.value).startswith(f"{path}: LiteRT cannot load it")
 
 
 def test_another_file_is_one_line(onnx_file: Path) -> None:

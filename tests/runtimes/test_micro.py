@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import flatbuffers
 import numpy as np
 import pytest
 
 from edgekit import runtimes
 from edgekit.bench.choose import choose
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, BundleFile, write_manifest
 from edgekit.errors import BundleError, DataError, RuntimeMissing
 from edgekit.runtimes import installed, open_session
+from edgekit.runtimes.predictor import Predictor
 from edgekit.runtimes.session import run_in_batches
 from tests.helpers.tiny_bundle import make_bundle, some_images, with_tflite, write_tflite
 
 pytest.importorskip("tflite_micro", reason="its wheels are for x86-64 alone")
 
-from edgekit.runtimes.micro import MicroSession, devices
+from edgekit.runtimes.micro import MicroSession, devices, schema
 from edgekit.runtimes.native_output import caught_stderr
 
 Command = Callable[..., tuple[int, str, str]]
@@ -117,6 +120,66 @@ def test_a_file_that_was_cut_is_one_line(model: Path, tmp_path: Path, share: flo
 def test_another_file_is_one_line(onnx_file: Path) -> None:
     with pytest.raises(BundleError, match="TFLite Micro cannot load it: it is not a"):
         open_session("tflite-micro", onnx_file)
+
+
+def changed(content: bytes, change: Callable[[Any], None]) -> bytes:
+    """A .tflite with a change to its model, as bytes that are a sound file of that."""
+    model = schema.ModelT.InitFromPackedBuf(content)
+    change(model)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def no_such_operator(model: Any) -> None:
+    model.subgraphs[0].operators[1].opcodeIndex = 99
+
+
+def no_such_tensor(model: Any) -> None:
+    model.subgraphs[0].operators[1].inputs = np.array([9999, 1], np.int32)
+
+
+def a_tensor_before_the_first(model: Any) -> None:
+    model.subgraphs[0].operators[1].inputs = np.array([-7, 1], np.int32)
+
+
+def more_memory_than_there_is(model: Any) -> None:
+    for tensor in model.subgraphs[0].tensors[1:3]:
+        tensor.shape = np.array([1 << 30, 1 << 30], np.int32)
+
+
+@pytest.mark.parametrize(
+    "change", [no_such_operator, no_such_tensor, a_tensor_before_the_first, more_memory_than_there_is]
+)
+def test_a_damaged_file_is_one_line(model: Path, tmp_path: Path, change: Callable[[Any], None]) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(changed(model.read_bytes(), change))
+    with pytest.raises(BundleError) as error:
+        open_session("tflite-micro", path)
+    assert str(error.value).startswith(f"{path}: TFLite Micro cannot load it")
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_file_that_a_bundle_vouches_for_ends_another_process(bundle: Bundle) -> None:
+    def flat(model: Any) -> None:
+        """Pixels in a row, which a convolution reads as if they had height and width: TFLite Micro does not look."""
+        graph = model.subgraphs[0]
+        kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
+        last = len(kinds) - 1 - kinds[::-1].index(schema.BuiltinOperator.CONV_2D)
+        tensor = graph.tensors[graph.operators[last].inputs[0]]
+        tensor.shape = np.array([tensor.shape.prod()], np.int32)
+
+    path = bundle.path / "micro_model.tflite"
+    path.write_bytes(changed(path.read_bytes(), flat))
+    bundle.variant("micro-int8").files = [BundleFile.of(bundle.path, path.name)]
+    write_manifest(bundle.path, bundle.manifest)
+    with pytest.raises(BundleError) as error:
+        Predictor(Bundle.open(bundle.path), "micro-int8")
+    # Another release may see it in time.
+    assert re.match(
+        r".*micro_model\.tflite: TFLite Micro (ended the process that ran it|cannot load it)", str(error.value)
+    )
+    assert "\n" not in str(error.value)
 
 
 def test_its_time_is_not_measured(bundle: Bundle, edgekit: Command) -> None:

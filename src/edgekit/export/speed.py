@@ -29,7 +29,7 @@ from edgekit.quantization import FLOAT_LAYERS
 from edgekit.quantize.qdq import saturates
 from edgekit.runtimes import Session, open_session
 from edgekit.runtimes.session import OUTSIDE, PARTITIONS
-from edgekit.targets import Target, find_runtime, resolve
+from edgekit.targets import LITERT, Target, find_runtime, resolve
 from edgekit.tasks import Task
 from edgekit.temporary import scratch_folder
 
@@ -40,6 +40,14 @@ _WARMUP = 3  # runs
 # differed by up to 14 % for as long as both lived (OpenVINO, ResNet-18), because of where their memory was.
 _FRESH = (0, LOOKS[0] // 2, *LOOKS[:-1])
 _TINY_MS = 0.5  # below this, the fixed cost of a call is a large part of the time
+# What INT8 leaves in float, by operator of ONNX, and its name. LiteRT's files have the others of these in INT8.
+_FLOAT_IN_LITERT = {
+    "Softmax": "attention", "LayerNormalization": "LayerNorm", "InstanceNormalization": "GroupNorm", "Erf": "GELU",
+}  # fmt: skip
+_FLOAT = {
+    "HardSwish": "hard-swish", "HardSigmoid": "hard-sigmoid", "Sigmoid": "the sigmoid (of SiLU, squeeze-and-excitation)",
+    "Softplus": "Mish", "Tanh": "tanh", **_FLOAT_IN_LITERT,
+}  # fmt: skip
 _NONE: Mapping[str, str] = MappingProxyType({})
 _UNDECIDED = "not clearly faster than float on this machine"
 
@@ -138,20 +146,13 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant, settings: Mapping
     reasons = []
     if saturates():
         reasons.append("this CPU has no 8-bit dot product (VNNI)")
-    runtime = find_runtime(variant.runtime)
-    in_float = (
-        runtime is not None and runtime.reads_onnx
-    )  # LiteRT has these activations in INT8, and says what it has not
     if settings.get(PARTITIONS, "1") not in {"1", "unknown"}:
         reasons.append(
-            f"XNNPACK runs it in {settings[PARTITIONS]} parts, because it has no INT8 for {settings[OUTSIDE]}"
+            f"XNNPACK runs it in {settings[PARTITIONS]} parts, because it does not compute what lies between them: {settings[OUTSIDE]}"
         )
-    if PARTITIONS in settings and "Softmax" in operators:
-        reasons.append("between the layers, attention stays in float")
-    if in_float and operators & {"HardSwish", "HardSigmoid", "Sigmoid", "Erf", "Softmax"}:
-        reasons.append(
-            "the network's activations (hard-swish, SiLU, GELU, squeeze-and-excitation, attention) stay in float"
-        )
+    kinds = _FLOAT_IN_LITERT if variant.runtime == LITERT.name else _FLOAT
+    if names := list(dict.fromkeys(name for kind, name in kinds.items() if kind in operators)):
+        reasons.append(f"left in float between the layers are {', '.join(names)}")
     if speed.float_p50_ms < _TINY_MS:
         reasons.append("the network is so small that the fixed cost of a call is a large part")
     if variant.quantization is not None and variant.quantization.strategy == FLOAT_LAYERS:

@@ -65,7 +65,8 @@ class LiteRtSession:
         for interpreter in interpreters:
             self._free.put(_Sized(interpreter, index, output_indices, self.batch))
         self.version: str = metadata.version("ai-edge-litert")
-        partitions, outside = executed(first)
+        with _reported(files.path):
+            partitions, outside = executed(first)
         self.settings = {
             PROVIDER: "cpu",
             "num_threads": str(threads),
@@ -151,16 +152,22 @@ def _signature(details: Mapping[str, Any]) -> list[int]:
 
 
 def _interpreter(content: bytes, path: Path, threads: int) -> Any:
-    with _without_noise():
-        try:
-            interpreter = Interpreter(model_content=content, num_threads=threads)
-            interpreter.allocate_tensors()
-            interpreter.get_input_details(), interpreter.get_output_details()  # which fail where a name is no text
-        except (ValueError, RuntimeError) as error:  # what its own code raises for what it does not read
-            raise BundleError(
-                f"{path}: LiteRT cannot load it: {one_line(str(error), 200)}", "export the bundle again"
-            ) from error
+    with _without_noise(), _reported(path):
+        interpreter = Interpreter(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
+        interpreter.get_input_details(), interpreter.get_output_details()  # which fail where a name is no text
     return interpreter
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Turn what LiteRT raises when it cannot read a file into one error."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # what its own code raises; the former for a name that is no text
+        raise BundleError(
+            f"{path}: LiteRT cannot load it: {one_line(str(error), 200)}", "export the bundle again"
+        ) from error
 
 
 @contextmanager

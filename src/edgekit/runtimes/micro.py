@@ -25,6 +25,8 @@ from edgekit.runtimes.session import PROVIDER, check_cpu, check_graph, check_ima
 _IDENTIFIER = b"TFL3"
 _ALLOCATION = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 _WIDEST = 8  # bytes of an element: the arena below is never too small for the tensors
+# What reading a damaged file raises: its tables are offsets and indices.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, struct.error)
 _DTYPES = {schema.TensorType.UINT8: "uint8", schema.TensorType.INT8: "int8", schema.TensorType.FLOAT32: "float32"}
 
 
@@ -115,15 +117,26 @@ def _graph(content: bytes, path: Path) -> Any:
         (graph,) = model.subgraphs
         for index in (*graph.inputs, *graph.outputs):
             graph.tensors[index].name.decode()
+        for operator in graph.operators:
+            model.operatorCodes[_index(operator.opcodeIndex)]
+            for index in (*operator.inputs, *operator.outputs):
+                graph.tensors[-1 if index == -1 else _index(index)]  # -1: an input that is left out
         for tensor in graph.tensors:
             held = model.buffers[tensor.buffer].data
             if held is not None and len(held) > math.prod(map(int, tensor.shape)) * _WIDEST:
                 raise ValueError("a tensor is smaller than its data")
-    except (ValueError, TypeError, IndexError, AttributeError, struct.error, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BundleError(
             one_line(str(error), 200), "export the bundle again", where=f"{path}: TFLite Micro cannot load it"
         ) from error
     return graph
+
+
+def _index(index: int) -> int:
+    """An index that counts from the beginning."""
+    if index < 0:
+        raise IndexError("list index out of range")
+    return int(index)
 
 
 def _sides(tensor: Any) -> list[int | None]:
@@ -140,9 +153,9 @@ def _interpreter(content: bytes, graph: Any, path: Path) -> Any:
     with caught_stderr() as caught:
         try:
             return runtime.Interpreter.from_bytes(content, arena_size=arena)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, MemoryError, *_UNREADABLE) as error:
             failed = error
-    reasons = "; ".join(caught.lines[:3]) or str(failed)
+    reasons = "; ".join(caught.lines[:3]) or str(failed) or type(failed).__name__
     raise BundleError(
         one_line(reasons, 300), "export the bundle again", where=f"{path}: TFLite Micro cannot load it"
     ) from failed
