@@ -19,6 +19,7 @@ from edgekit.claims import SharedWork
 from edgekit.recipe import load
 from edgekit.result import Result, Search
 from edgekit.search.candidates import chosen_candidates
+from edgekit.search.devices import ThisMachine
 from edgekit.search.rounds import Halving, Scored, not_faster, ranked
 from tests.helpers.patience import until
 from tests.helpers.recipe_changes import TINY, changed
@@ -180,6 +181,23 @@ def finished(work: SharedWork) -> Counter[str]:
         study = optuna.load_study(study_name=name, storage=storage)
         found.update(f"{name}: {t.user_attrs['key']}" for t in study.get_trials(states=[TrialState.COMPLETE]))
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_measures_ends_it_with_a_line_that_says_how_to_resume(here: Path, number: int) -> None:
+    process = start("log")
+    until(lambda: list(FOLDER.glob("candidates/*/turns/turn-*/turn.json")), process)
+    process.send_signal(number)
+    process.communicate()
+    lines = Path("log").read_text().splitlines()
+    assert process.returncode == 130, lines
+    assert lines[-2:] == [
+        f"{FOLDER}: run the same command again to resume: what was measured and trained is kept",
+        "interrupted",
+    ]
+    claims = SharedWork(str(FOLDER / "search.db")).kind(f"edgekit device {ThisMachine().name}")
+    assert claims.claim(["device"]) is not None, "the device is free for the next process"
 
 
 @pytest.mark.slow
