@@ -8,7 +8,7 @@ The data folder holds train/ and test/ with one folder a class, from which a few
 cost: the curated list at 16 pixels (more than 30 students fit) is searched for this machine and, over SSH, for --device: without one, an
 OpenSSH server of this user is started on a loopback address.
 
-choice: ten students of clearly different capacity are distilled with several seeds in short rounds of each length
+choice: nine students of different capacity are distilled with several seeds in short rounds of each length
 and in full. How well do the short rounds rank them (Spearman's rank correlation, with a bootstrap interval over students and seeds), and how
 far behind the best is the student that successive halving chooses? Several processes may run this on one --work: each training is done once.
 

@@ -138,7 +138,7 @@ def require_winner(found: Search) -> None:
         what = f"the nearest is {found.nearest}" if found.nearest else _why_none(found)
         raise GateFailed(
             f"no candidate is within the budget ({', '.join(found.budgets)}) on {found.device}: {what}",
-            "allow more, or give smaller candidates with --candidate",
+            f"allow more, or give {'smaller' if found.nearest else 'other'} candidates with --candidate",
         )
 
 

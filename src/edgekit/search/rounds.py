@@ -124,10 +124,9 @@ class Training:
         Raises:
             EdgekitError: as a training; weights that cannot be fetched, too.
         """
-        recipe, data = self.recipe, self.recipe.data
+        data = self.recipe.data
         for size in dict.fromkeys(candidate.image_size for candidate in candidates):
-            student = Candidate(recipe.pretrain.encoder, size)  # the recipe's own need not be a candidate
-            check(student.in_recipe(recipe), self.splits_of(size), self.teacher_run(size))
+            check(self._teacher_recipe(size), self.splits_of(size), self.teacher_run(size))
         for candidate in candidates:
             if candidate.architecture.weights is not None:
                 where = f"candidate {candidate.name}"
@@ -139,10 +138,13 @@ class Training:
         Raises:
             EdgekitError: as `edgekit.train.stages.pipeline.train`.
         """
-        recipe = candidate.in_recipe(self.recipe).model_copy(update={"distill": self.recipe.distill})
-        splits = self.splits_of(candidate.image_size)
+        recipe, splits = self._teacher_recipe(candidate.image_size), self.splits_of(candidate.image_size)
         run = self.teacher_run(candidate.image_size)
         train(recipe, run, reuse=self.reuse, splits=splits, until="finetune", on_stage=self.on_stage)
+
+    def _teacher_recipe(self, size: ImageSize) -> Recipe:
+        """The recipe of a teacher: its student is the network of the encoder, because the recipe's own may not be for this resolution."""
+        return Candidate(self.recipe.pretrain.encoder, size).in_recipe(self.recipe)
 
     def teacher_seconds(self, candidate: Candidate) -> float:
         """Return what the teacher for a candidate's resolution cost this search; nothing if it may be another run's."""
