@@ -2,7 +2,7 @@
 
     python benchmarks/channel_steps.py
 
-A stack of eight 3 x 3 convolutions on 16 x 16 images, float32, batch 1, one thread, in ONNX Runtime and OpenVINO. All numbers of channels take
+A stack of eight 3 x 3 convolutions on 16 x 16 images, float32, batch 1, one thread, in ONNX Runtime. All numbers of channels take
 turns, so that other work on the machine meets them alike; the 0.1 quantile counts, which it disturbs least. Written to
 results/channel_steps.json.
 """
@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
-import openvino
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.machine import this_machine
@@ -52,34 +49,22 @@ def stack(channels: int) -> bytes:
     return model.SerializeToString()
 
 
-def sessions(model: bytes) -> dict[str, Callable[[np.ndarray], object]]:
-    """Return what runs the network, by runtime."""
+def measure() -> dict[int, float]:
+    """Return the 0.1 quantile of the latency by the number of channels, ms."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.compile_model(openvino.Core().read_model(model, b""), "CPU", settings).create_infer_request()
-    return {
-        "onnxruntime": lambda image: session.run(None, {"image": image}),
-        "openvino": lambda image: request.infer([image]),
+    built = {
+        channels: onnxruntime.InferenceSession(stack(channels), options, providers=["CPUExecutionProvider"])
+        for channels in CHANNELS
     }
-
-
-def measure() -> dict[str, dict[str, float]]:
-    """Return the 0.1 quantile of the latency by runtime and number of channels, ms."""
-    built = {channels: sessions(stack(channels)) for channels in CHANNELS}
     image = np.random.default_rng(1).normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)
-    seconds: dict[tuple[str, int], list[float]] = {}
+    seconds: dict[int, list[float]] = {channels: [] for channels in CHANNELS}
     for _ in range(ROUNDS):
-        for channels, by_runtime in built.items():
-            for runtime, run in by_runtime.items():
-                began = time.perf_counter()
-                run(image)
-                seconds.setdefault((runtime, channels), []).append(time.perf_counter() - began)
-    found: dict[str, dict[str, float]] = {}
-    for (runtime, channels), values in seconds.items():
-        found.setdefault(runtime, {})[str(channels)] = round(1e3 * float(np.quantile(values, 0.1)), 4)
-    return found
+        for channels, session in built.items():
+            began = time.perf_counter()
+            session.run(None, {"image": image})
+            seconds[channels].append(time.perf_counter() - began)
+    return {channels: 1e3 * float(np.quantile(values, 0.1)) for channels, values in seconds.items()}
 
 
 def main() -> None:
@@ -91,12 +76,10 @@ def main() -> None:
         "created": now(),
         "machine": this_machine().model_dump(),
         "command": "python benchmarks/channel_steps.py",
-        "packages": {package.__name__: package.__version__ for package in (onnx, onnxruntime, openvino)},
         "protocol": f"{LAYERS} convolutions of 3 x 3 on {SIDE} x {SIDE} images, float32, batch 1, one thread; 0.1 quantile of {ROUNDS} runs, ms",
-        "milliseconds_by_channels": found,
+        "milliseconds": {str(channels): round(value, 4) for channels, value in found.items()},
         "as_a_multiple_of_16_channels": {
-            runtime: {channels: round(value / values["16"], 3) for channels, value in values.items()}
-            for runtime, values in found.items()
+            str(channels): round(value / found[16], 3) for channels, value in found.items()
         },
     }
     write_rows(arguments.output, content)
