@@ -1,19 +1,26 @@
-"""What `edgekit search` costs, and whether it chooses right: for this machine, and for the same machine over SSH.
+"""What `edgekit search` costs, and whether it chooses right.
 
-    python benchmarks/search_quality.py --data CIFAR10 [--work DIR] [--device ssh://user@host] [--budget "p50 < 0.4 ms"]
+    python benchmarks/search_quality.py cost --data CIFAR10 [--device ssh://user@host] [--budget "p50 < 0.4 ms"]
+    python benchmarks/search_quality.py choice --data FASHION_MNIST
 
-CIFAR10 holds train/ and test/ with one folder a class; 120 images of each class of train/ and 100 of test/ are linked into --work. The curated
-list at 16 pixels (more than 30 students fit) is searched for this machine and, over SSH, for --device: without one, an OpenSSH server of this
-user is started on a loopback address. Then five neighbors on the front are trained in full, and their test accuracies are held against the
-scores of the short rounds (Spearman's rank correlation). Written to results/search_quality.json.
+The data folder holds train/ and test/ with one folder a class, from which a few images of each class are linked into --work.
 
-Interrupted, it goes on where it was. On one core: `taskset -c 0 env OMP_NUM_THREADS=1 python …`.
+cost: the curated list at 16 pixels (more than 30 students fit) is searched for this machine and, over SSH, for --device: without one, an
+OpenSSH server of this user is started on a loopback address.
+
+choice: nine students of different capacity are distilled with several seeds in short rounds of each length
+and in full. How well do the short rounds rank them (Spearman's rank correlation, with a bootstrap interval over students and seeds), and how
+far behind the best is the student that successive halving chooses? Several processes may run this on one --work: each training is done once.
+
+Written to results/search_quality.json, `choice` under that name. Interrupted, it goes on where it was. On one core:
+`taskset -c 0 env OMP_NUM_THREADS=1 python …`.
 """
 
 from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import os
 import shutil
 import socket
@@ -25,21 +32,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import spearmanr
-
-from edgekit.data.splits import load_splits
-from edgekit.files import write_json, write_text
+import search_choice
+from edgekit.files import write_text
 from edgekit.machine import this_machine
-from edgekit.recipe import load, read_yaml
+from edgekit.recipe import read_yaml
 from edgekit.report.search import pareto, points, rounds_of
 from edgekit.result import Result, Search, now
-from edgekit.run import Run
-from edgekit.search.candidates import chosen_candidates
-from edgekit.search.rounds import Training
-from edgekit.train.stages.pipeline import train
+from result_files import write_rows
 
 TRAIN, TEST = 120, 100  # images of each class
-NEIGHBORS = 5
 RECIPE = """\
 # Written by benchmarks/search_quality.py
 name: search
@@ -67,9 +68,9 @@ hardware: {{accelerator: cpu, threads: 1}}
 """
 
 
-def subset(data: Path, folder: Path) -> None:
+def subset(data: Path, folder: Path, train: int, test: int) -> None:
     """Link the first images of each class."""
-    for split, count in (("train", TRAIN), ("test", TEST)):
+    for split, count in (("train", train), ("test", test)):
         for source in sorted(path for path in (data / split).iterdir() if path.is_dir()):
             target = folder / split / source.name
             target.mkdir(parents=True, exist_ok=True)
@@ -146,47 +147,6 @@ def search(work: Path, options: list[str], environment: dict[str, str], name: st
     return found
 
 
-def neighbors(found: Search) -> list[str]:
-    """The winner and those beside it on the front of the first round, by latency; next to the front where that has too few."""
-    first = points(found, rounds_of(found)[0])
-    front = [p.name for p in pareto(first)]
-    rest = [p.name for p in sorted(first, key=lambda p: -p.score) if p.name not in front]
-    listed = [*front, *rest]
-    winner = found.winner or front[0]
-    at = {p.name: p.latency for p in first}
-    nearest = sorted(front, key=lambda name: abs(at[name] - at[winner]))[:NEIGHBORS]
-    return [*nearest, *[name for name in listed if name not in nearest]][:NEIGHBORS]
-
-
-def train_fully(work: Path, found: Search, names: list[str]) -> list[dict[str, Any]]:
-    """Train candidates in full, with the search's teacher."""
-    recipe = load(work / "recipe.yaml")
-    splits = load_splits(recipe.data)
-    training = Training(recipe, work / "search", lambda size: splits)
-    by_name = {candidate.name: candidate for candidate in chosen_candidates(recipe)}
-    rows = []
-    for name in names:
-        candidate, listed = by_name[name], found.candidate(name)
-        assert listed is not None
-        own = candidate.in_recipe(recipe)
-        run = Run(work / "search" / "full" / name)
-        train(own, run, reuse=[training.teacher_run(candidate.image_size)], splits=splits, until="distill")
-        record = run.require("distill")
-        right, images = training.score(candidate, run.stage_path("distill"), record.outputs)
-        variant = listed.fitting()
-        rows.append({
-            "candidate": name,
-            "p50_ms": variant.p50 if variant else None,
-            "scores": {str(r.epochs): r.score for r in listed.rounds},
-            "full_score": right / images,
-            "test_top1": record.metrics["test_top1"],
-            "test_images": len(splits.test),
-            "seconds": record.seconds,
-        })  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
-
-
 def summary(found: Search) -> dict[str, Any]:
     won = found.won()
     first = rounds_of(found)[0]
@@ -207,67 +167,57 @@ def summary(found: Search) -> dict[str, Any]:
     }
 
 
-def correlations(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Spearman's rank correlation of the first round's scores with the accuracies of the full trainings."""
-    first = min((int(e) for row in rows for e in row["scores"]), default=0)
-    pairs = [
-        (row["scores"][str(first)], row["full_score"], row["test_top1"]) for row in rows if str(first) in row["scores"]
-    ]
-    short, score, top1 = zip(*pairs, strict=True)
-    return {
-        "epochs": first,
-        "with_test_top1": float(spearmanr(short, top1).statistic),
-        "with_score": float(spearmanr(short, score).statistic),
-        "candidates": len(pairs),
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/search_quality"))
-    parser.add_argument("--device", help="ssh://user@host  [default: a loopback server]")
-    parser.add_argument("--budget", default="p50 < 0.4 ms")
-    parser.add_argument("--seconds", default="0.3", help="of one turn of measuring")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "search_quality.json")
-    arguments = parser.parse_args()
-    work = arguments.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    subset(arguments.data, work / "images")
+def cost(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Search the curated list here and over SSH."""
     write_text(work / "recipe.yaml", RECIPE.format(folder=work / "images"))
     assert read_yaml((work / "recipe.yaml").read_text())
-    options = [
-        "--budget",
-        arguments.budget,
-        "--target",
-        "onnx",
-        "--precision",
-        "fp32",
-        "--threads",
-        "1",
-        "--seconds",
-        arguments.seconds,
-    ]
-    options += ["--max-drop", "100"]
+    options = ["--budget", arguments.budget, "--target", "onnx", "--precision", "fp32", "--threads", "1"]
+    options += ["--seconds", arguments.seconds, "--max-drop", "100"]
     here = search(work, options, {}, "here")
     if arguments.device:
         there = search(work, [*options, "--device", arguments.device], {}, "device")
     else:
         with loopback(work / "sshd") as (url, environment):
             there = search(work, [*options, "--device", url, "--python", sys.executable], environment, "device")
-    rows = train_fully(work, here, neighbors(here))
-    content = {
-        "created": now(),
-        "machine": this_machine().model_dump(),
-        "protocol": f"CIFAR-10 at 16 px, {TRAIN} training and {TEST} test images per class; onnx-fp32, one thread; neighbors on the front of "
-        "the first round trained in full",
+    return {
+        "protocol": f"CIFAR-10 at 16 px, {TRAIN} training and {TEST} test images per class; onnx-fp32, one thread",
         "here": summary(here),
         "over_ssh": summary(there),
-        "trained_in_full": rows,
-        "spearman": correlations(rows),
     }
-    write_json(arguments.output, content)
-    print(f"written to {arguments.output}: Spearman {content['spearman']}")
+
+
+def choice(work: Path) -> dict[str, Any]:
+    """Compare short rounds with full trainings."""
+    write_text(work / "recipe.yaml", search_choice.RECIPE.format(folder=work / "images"))
+    return {
+        "protocol": f"Fashion-MNIST at 16 px, {search_choice.TRAIN} training and {search_choice.TEST} test images per class; students distilled "
+        f"for {', '.join(map(str, search_choice.LENGTHS))} and {search_choice.FULL} epochs",
+        **search_choice.report(*search_choice.train_all(work)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("cost", "choice"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, help="[default: runs/search_PART]")
+    parser.add_argument("--device", help="ssh://user@host  [default: a loopback server]")
+    parser.add_argument("--budget", default="p50 < 0.4 ms")
+    parser.add_argument("--seconds", default="0.3", help="of one turn of measuring")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "search_quality.json")
+    arguments = parser.parse_args()
+    work = (arguments.work or Path("runs") / f"search_{arguments.part}").resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    counts = (TRAIN, TEST) if arguments.part == "cost" else (search_choice.TRAIN, search_choice.TEST)
+    subset(arguments.data, work / "images", *counts)
+    measured = cost(work, arguments) if arguments.part == "cost" else choice(work)
+    command = f"python benchmarks/search_quality.py {arguments.part} --data {arguments.data}"
+    about = {"created": now(), "machine": this_machine().model_dump(), "command": command}
+    kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    kept = {name: value for name, value in kept.items() if name not in ("trained_in_full", "spearman")}
+    content = {**kept, "choice": {**about, **measured}} if arguments.part == "choice" else {**kept, **about, **measured}
+    write_rows(arguments.output, content)
+    print(f"written to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -90,5 +90,6 @@ def test_the_broken_limits_are_named_with_their_numbers() -> None:
         "size 3 MB, limit 2 MB",
         "energy was not measured",
     ]
+    assert broken(parse_budgets(["p50 < 1000 s"]), {"p50": 1.5e6}) == ["p50 1500 s, limit 1000 s"]
     assert excess(limits[:2], {"p50": 6.0, "size": 3e6}) == 1.5
     assert excess(limits, {"p50": 1.0, "size": 1.0}) == math.inf

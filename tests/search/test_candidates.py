@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,27 @@ def test_a_candidate_in_a_recipe_changes_the_student_and_the_resolution_alone() 
     assert (changed.data.image_size, changed.data.resize_to) == (64, 80)
     back = Candidate(RECIPE.distill.student, 32).in_recipe(changed)
     assert back == RECIPE
+
+
+@pytest.mark.parametrize(
+    ("student", "distill", "told"),
+    [
+        (
+            "{name: resnet10, width: 0.25}",
+            {"start": "encoder"},
+            "candidate resnet10-w0.25-32: distill.start is encoder",
+        ),
+        ("timm:lcnet_050.ra2_in1k", {}, "add weights: pretrained, or remove .ra2_in1k"),
+    ],
+)
+def test_a_student_that_the_recipe_does_not_allow_is_refused_before_it_is_measured(
+    student: str, distill: dict[str, str], told: str
+) -> None:
+    network = {"name": "resnet18", "width": 0.5}
+    recipe = parse({"pretrain": {"encoder": network}, "distill": {"student": network, **distill}})
+    assert chosen_candidates(recipe, ["{name: resnet18, width: 0.5}"])
+    with pytest.raises(RecipeError, match=re.escape(told)):
+        chosen_candidates(recipe, [student])
 
 
 def test_resolutions_may_have_any_shape() -> None:

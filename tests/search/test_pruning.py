@@ -75,14 +75,14 @@ def test_the_channels_of_least_weight_go_and_the_others_stay(torch_pruning: None
     model = classifier("resnet10", width=0.25)
     layer, norm = model.encoder.network.layer1[0].conv1, model.encoder.network.layer1[0].bn1
     follower = model.encoder.network.layer1[0].conv2
-    weak = [1, 2, 6, 11]
+    weak = [1, 2, 6, 7, 8, 11, 14, 15]
     with torch.no_grad():
         for tensor in (layer.weight, norm.weight, norm.bias):
             tensor[weak] *= 1e-3
         follower.weight[:, weak] *= 1e-3
     strong = [channel for channel in range(16) if channel not in weak]
-    found = pruned(model, 4 / 480, model)  # of the eight groups of channels that go together
-    assert found.channels == {"layer1.0.conv1": 12}
+    found = pruned(model, 8 / 480, model)  # of the eight groups of channels that go together
+    assert found.channels == {"layer1.0.conv1": 8}
     left = found.model.encoder.network.layer1[0]
     assert torch.equal(left.conv1.weight, layer.weight[strong])
     assert torch.equal(left.bn1.running_mean, norm.running_mean[strong])
@@ -90,6 +90,17 @@ def test_the_channels_of_least_weight_go_and_the_others_stay(torch_pruning: None
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(found.model.embed(images), model.embed(images), rtol=0.01, atol=0.01)
+
+
+def test_groups_keep_a_number_of_channels_that_kernels_compute_without_a_rest(torch_pruning: None) -> None:
+    for share in (0.1, 0.3, 0.5):
+        model = classifier("resnet10", width=0.5)
+        left = pruned(model, share, model).channels
+        whole = {name: module.out_channels for name, module in model.encoder.network.named_modules() if name in left}
+        assert left
+        assert all(left[name] % 16 == 0 and left[name] < whole[name] for name in left)
+    narrow = classifier("resnet10", width=0.25)
+    assert 8 in pruned(narrow, 0.6, narrow).channels.values(), "of 16 channels"
 
 
 def test_a_network_whose_graph_is_not_understood_is_one_line(torch_pruning: None) -> None:

@@ -19,6 +19,7 @@ from edgekit.claims import SharedWork
 from edgekit.recipe import load
 from edgekit.result import Result, Search
 from edgekit.search.candidates import chosen_candidates
+from edgekit.search.devices import ThisMachine
 from edgekit.search.rounds import Halving, Scored, not_faster, ranked
 from tests.helpers.patience import until
 from tests.helpers.recipe_changes import TINY, changed
@@ -69,6 +70,7 @@ def test_a_budget_that_nothing_meets_names_the_nearest_and_is_kept(edgekit: Run,
     assert found.nearest in line
     assert [bool(c.left_out) for c in found.candidates] == [True, True, True]
     assert "unknown network 'resnet9000'" in found.candidates[2].error
+    assert "did you mean" in found.candidates[2].error
     assert not (FOLDER / "teacher").exists(), "nothing is trained for nothing"
     assert found.nearest in (FOLDER / "search.html").read_text()
 
@@ -92,6 +94,19 @@ def test_a_budget_that_nothing_meets_names_the_nearest_and_is_kept(edgekit: Run,
         (["--budget", "p50 < 5 ms", "--device", "nano"], "not an address"),
         (["--budget", "p50 < 5 ms", "--storage", "nowhere"], "--storage nowhere: not a storage"),
         (["--budget", "p50 < 5 ms", "--candidate", "{width: 1}"], "--candidate {width: 1}: not a candidate"),
+        (["--budget", "p50 < 5 ms", "--image-size", "8"], "8 px is too small for pretrain.encoder resnet10"),
+        (
+            ["--budget", "p50 < 5 ms", "--candidate", "{name: resnet10, weights: nowhere.pth}"],
+            "nowhere.pth: no such file",
+        ),
+        (
+            ["--budget", "p50 < 5 ms", "--candidate", "{name: 'timm:lcnet_050.ra_in1k', weights: pretrained}"],
+            "did you mean lcnet_050.ra2_in1k?",
+        ),
+        (
+            ["--budget", "p50 < 5 ms", "--set", "distill.teachers=[{model: 'nowhere:teacher'}]"],
+            "distill.teachers",
+        ),
         (["--budget", "p50 < 5 ms", "--run", "recipe.yaml"], "recipe.yaml: is a file"),
         (["--budget", "p50 < 5 ms", "--run", "."], "neither empty nor a search"),
         (["--budget", "p50 < 5 ms", "--reuse", "nowhere"], "nowhere: no such run"),
@@ -106,6 +121,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_trained(
     assert not out
     assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
     assert not list(Path().glob("runs/*/teacher"))
+    assert not list(Path().glob("runs/*/candidates/*")), "nor measured"
 
 
 def test_a_device_that_is_not_there_is_one_line(
@@ -180,6 +196,23 @@ def finished(work: SharedWork) -> Counter[str]:
         study = optuna.load_study(study_name=name, storage=storage)
         found.update(f"{name}: {t.user_attrs['key']}" for t in study.get_trials(states=[TrialState.COMPLETE]))
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_measures_ends_it_with_a_line_that_says_how_to_resume(here: Path, number: int) -> None:
+    process = start("log")
+    until(lambda: list(FOLDER.glob("candidates/*/turns/turn-*/turn.json")), process)
+    process.send_signal(number)
+    process.communicate()
+    lines = Path("log").read_text().splitlines()
+    assert process.returncode == 130, lines
+    assert lines[-2:] == [
+        f"{FOLDER}: run the same command again to resume: what was measured and trained is kept",
+        "interrupted",
+    ]
+    claims = SharedWork(str(FOLDER / "search.db")).kind(f"edgekit device {ThisMachine().name}")
+    assert claims.claim(["device"]) is not None, "the device is free for the next process"
 
 
 @pytest.mark.slow

@@ -51,6 +51,16 @@ def test_the_time_of_a_training_is_that_of_its_steps_and_epochs() -> None:
     assert TimedTraining("pretrain", 2, 1, 256, 2, 0.0, [1.0, 1.5]).step_seconds == pytest.approx(0.5)
 
 
+def test_what_is_left_of_a_stage_counts_the_steps_that_a_checkpoint_has() -> None:
+    features = replace(training("pretrain", 40, 1, 2.0), prepares=True)
+    stage = StageTime([features, training("pretrain", 100, 10, 0.5)], other=3.0)
+    assert stage.seconds == pytest.approx(3 + 80 + 50)
+    assert StageTime([features], other=3.0).left(7) == pytest.approx(3 + 80)
+    assert replace(stage, trainings=stage.trainings[1:]).left(25) == pytest.approx(3 + 0.75 * 50)
+    assert stage.left(25) == pytest.approx(3 + 80 + 0.75 * 50), "no checkpoint counts the steps before the training"
+    assert stage.left(1000) == pytest.approx(3 + 80)
+
+
 def test_quick_steps_are_measured_for_longer_and_slow_ones_of_a_busy_machine_count() -> None:
     found = TimedTraining("pretrain", 1000, 10, 256, 6, 3.0)
     assert found.most == 60

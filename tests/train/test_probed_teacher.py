@@ -13,6 +13,7 @@ from torch import Tensor
 from edgekit import recipe as recipes
 from edgekit.data.splits import load_splits
 from edgekit.errors import RecipeError
+from edgekit.files import write_json
 from edgekit.models.pixels import normalize
 from edgekit.recipe import Distill
 from edgekit.run import Run
@@ -20,10 +21,11 @@ from edgekit.search.candidates import chosen_candidates
 from edgekit.search.rounds import Training
 from edgekit.train.distill.distillation import DistillTask
 from edgekit.train.distill.mixing import mix
-from edgekit.train.estimate import measure
+from edgekit.train.estimate import expected, measure
 from edgekit.train.evaluate import labels_of, linear_probe
 from edgekit.train.loop.step import Batch, StepDraws
 from edgekit.train.pretrain.teacher import load_encoder_teacher
+from edgekit.train.pretrain.teacher_features import TeacherFeatures
 from edgekit.train.stages import probed_teacher
 from edgekit.train.stages.pipeline import Report, train
 from edgekit.train.stages.probed_teacher import ProbedTeacher
@@ -137,6 +139,39 @@ def test_an_estimate_counts_the_features_once(target: str, trainings: int) -> No
     times, _ = measure(recipe, load_splits(recipe.data), limit=2)
     assert len(times["pretrain"].trainings) == 1 + trainings
     assert len(times["distill"].trainings) == 1 + (1 - trainings)
+
+
+def test_an_estimate_does_not_count_the_features_that_the_run_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    train(recipes.parse(RECIPE), run, until="pretrain")
+    longer = recipes.parse(changed(RECIPE, pretrain__epochs=60))
+    splits = load_splits(longer.data)
+    (notes,) = (path for path in (run.path / "teacher").glob("*.json") if not path.name.startswith("scores"))
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    passes: list[int] = []
+    features = TeacherFeatures._features
+
+    def counted(self: TeacherFeatures, pixels: np.ndarray) -> np.ndarray:
+        passes.append(len(pixels))
+        return features(self, pixels)
+
+    monkeypatch.setattr(TeacherFeatures, "_features", counted)
+    assert expected(longer, splits, run, "pretrain") is not None
+    assert passes == []
+    (training,) = measure(longer, splits, "pretrain", 2, run)[0]["pretrain"].trainings
+    assert not training.prepares
+    assert training.steps == 60 * (len(splits.pool) // 600)
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+
+    write_json(notes, {"done": len(splits.pool) - 100})  # as after an interruption
+    timed, training = measure(longer, splits, "pretrain", 1, run)[0]["pretrain"].trainings
+    assert (timed.prepares, timed.steps, training.prepares) == (True, 2, False)
+    assert passes == [64]
+
+    timed, _ = measure(longer, splits, "pretrain", 1)[0]["pretrain"].trainings
+    assert timed.steps == -(-len(splits.pool) // 64), "a new run computes all of them"
 
 
 @pytest.mark.parametrize(

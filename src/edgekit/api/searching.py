@@ -85,7 +85,7 @@ def search(
         RemoteError: the device cannot be reached; what was measured is kept.
         RuntimeMissing: the extra [search], or [prune], is not installed.
         EdgekitError: options are invalid, or a training or an export failed.
-        KeyboardInterrupt: after Ctrl-C; what was measured and trained is kept.
+        KeyboardInterrupt: after Ctrl-C or a termination signal; what was measured and trained is kept.
     """
     configure_openmp()
     from edgekit.search.budget import parse_budgets
@@ -138,7 +138,7 @@ def require_winner(found: Search) -> None:
         what = f"the nearest is {found.nearest}" if found.nearest else _why_none(found)
         raise GateFailed(
             f"no candidate is within the budget ({', '.join(found.budgets)}) on {found.device}: {what}",
-            "allow more, or give smaller candidates with --candidate",
+            f"allow more, or give {'smaller' if found.nearest else 'other'} candidates with --candidate",
         )
 
 
@@ -159,7 +159,7 @@ def _run(
     from edgekit.report.search import write_search
     from edgekit.result import Result
     from edgekit.search.search import search as find
-    from edgekit.train.loop.failures import TrainingInterrupted
+    from edgekit.train.loop.failures import TrainingInterrupted, terminable
 
     def keep(found: Search) -> Result:
         result = Result.of(found, seed=plan.recipe.seed)
@@ -171,7 +171,8 @@ def _run(
     others = [] if reuse is None else [opened(reuse)]
     kept = "run the same command again to resume"
     try:
-        return keep(find(plan, device, folder, storage, reuse=others, on_change=keep, say=_tell))
+        with terminable():
+            return keep(find(plan, device, folder, storage, reuse=others, on_change=keep, say=_tell))
     except (TrainingInterrupted, KeyboardInterrupt):
         _tell(f"{folder}: {kept}: what was measured and trained is kept")
         raise KeyboardInterrupt from None

@@ -106,7 +106,7 @@ def in_unit(metric: str, value: float) -> str:
     unit = fitting[-1]
     for digits in (3, 6, 9, 12, 15, 17):
         text = f"{value / factors[unit]:.{digits}g}"
-        if float(text) * factors[unit] == value:
+        if float(text) * factors[unit] == value and ("e+" not in text or digits > 6):
             break
     else:  # the division lost a bit: the metric's own unit needs none
         unit, text = next(iter(factors)), repr(value)
@@ -116,7 +116,8 @@ def in_unit(metric: str, value: float) -> str:
 def roughly(metric: str, value: float) -> str:
     """Format a measured value with three digits."""
     shown, unit = in_unit(metric, value).split(" ")
-    return f"{float(shown):.3g} {unit}"
+    number = float(shown)
+    return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
 
 
 def excess(limits: Sequence[Limit], values: Mapping[str, float | None]) -> float:

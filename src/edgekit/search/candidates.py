@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from edgekit.errors import RecipeError
 from edgekit.files import digest_of
 from edgekit.foreign import Unreadable, read_text
-from edgekit.recipe import SMALL_IMAGE, Architecture, Recipe
+from edgekit.recipe import SMALL_IMAGE, Architecture, Recipe, parse
 from edgekit.recipe.plain_yaml import read_yaml
 from edgekit.sizes import LEAST_SIDE, MOST_TRAINED, ImageSize, SizeLike
 from edgekit.validation import first_problem
@@ -137,7 +137,7 @@ def chosen_candidates(
         sizes: resolutions for every candidate that names none; empty: the recipe's.
 
     Raises:
-        RecipeError: one is not valid, or there are too many.
+        RecipeError: one is not valid, or not in the recipe, or there are too many.
     """
     wanted = [_size(size, "--image-size") for size in sizes] or [recipe.data.image_size]
     entries = [(entry, f"--candidate {entry}") for entry in given]
@@ -155,7 +155,22 @@ def chosen_candidates(
         raise RecipeError(
             f"{len(unique):,} candidates are too many: a search has at most {MOST:,}", "give fewer values"
         )
+    for candidate in unique:
+        _check_in_recipe(candidate, recipe)
     return unique
+
+
+def _check_in_recipe(candidate: Candidate, recipe: Recipe) -> None:
+    """Refuse a student that the recipe does not allow, before it is measured: if it won, its recipe could not be read.
+
+    Raises:
+        RecipeError: says what does not fit.
+    """
+    content = candidate.in_recipe(recipe).model_dump(mode="json", by_alias=True)
+    try:
+        parse(content, f"candidate {candidate.name}")
+    except RecipeError as error:
+        raise RecipeError(error.message, "change the recipe, or leave the candidate out") from error
 
 
 def _of_file(file: Path) -> list[tuple[Any, str]]:

@@ -80,8 +80,8 @@ class Measuring:
                     raise
                 except EdgekitError as error:
                     advance(1 + TURNS)
-                    self.say(f"{candidate.name}: cannot be exported: {error.message}")
-                    self._keep(kind, candidate, MeasuredBundle([], time.monotonic() - began, error.message))
+                    self.say(f"{candidate.name}: cannot be exported: {error}")
+                    self._keep(kind, candidate, MeasuredBundle([], time.monotonic() - began, str(error)))
                     continue
                 advance(1, candidate.name)
                 turns = Turns(

@@ -19,6 +19,7 @@ import torch
 
 from edgekit.data.splits import Splits
 from edgekit.errors import DataError, RecipeError
+from edgekit.models.encoders import build_encoder
 from edgekit.models.store import load_classifier
 from edgekit.recipe import Recipe, TeacherSource, epochs_of, settled
 from edgekit.run import Run
@@ -32,7 +33,7 @@ from edgekit.train.loop.launch import joined
 from edgekit.train.objective import objective_of
 from edgekit.train.records.folders import complete, only_one
 from edgekit.train.records.inputs import stage_inputs
-from edgekit.train.stages.pipeline import Report, Stages, train
+from edgekit.train.stages.pipeline import Report, Stages, check, train
 
 SHORT_ROUNDS = 2
 REDUCTION = 3
@@ -117,16 +118,33 @@ class Training:
         own = image_size == self.recipe.data.image_size
         return Run(self.folder / ("teacher" if own else f"teacher-{image_size}"))
 
+    def check(self, candidates: Sequence[Candidate]) -> None:
+        """Refuse what the trainings would refuse after minutes of measuring: a teacher that does not take a resolution, or weights that do not fit.
+
+        Raises:
+            EdgekitError: as a training; weights that cannot be fetched, too.
+        """
+        data = self.recipe.data
+        for size in dict.fromkeys(candidate.image_size for candidate in candidates):
+            check(self._teacher_recipe(size), self.splits_of(size), self.teacher_run(size))
+        for candidate in candidates:
+            if candidate.architecture.weights is not None:
+                where = f"candidate {candidate.name}"
+                build_encoder(candidate.architecture, candidate.image_size, where, (data.mean, data.std))
+
     def teach(self, candidate: Candidate) -> None:
         """Pretrain and fine-tune the teacher for a candidate's resolution, unless that is done.
 
         Raises:
             EdgekitError: as `edgekit.train.stages.pipeline.train`.
         """
-        recipe = candidate.in_recipe(self.recipe).model_copy(update={"distill": self.recipe.distill})
-        splits = self.splits_of(candidate.image_size)
+        recipe, splits = self._teacher_recipe(candidate.image_size), self.splits_of(candidate.image_size)
         run = self.teacher_run(candidate.image_size)
         train(recipe, run, reuse=self.reuse, splits=splits, until="finetune", on_stage=self.on_stage)
+
+    def _teacher_recipe(self, size: ImageSize) -> Recipe:
+        """The recipe of a teacher: its student is the network of the encoder, because the recipe's own may not be for this resolution."""
+        return Candidate(self.recipe.pretrain.encoder, size).in_recipe(self.recipe)
 
     def teacher_seconds(self, candidate: Candidate) -> float:
         """Return what the teacher for a candidate's resolution cost this search; nothing if it may be another run's."""

@@ -93,6 +93,7 @@ class _Search:
         splits = self.splits(plan.recipe.data.image_size)
         check_trainable(plan.recipe, splits)
         self.training = Training(plan.recipe, folder, self.splits, reuse, self._say_stage)
+        self.training.check(plan.candidates)
         self.work = claims.SharedWork(storage or str(folder / "search.db"))
         self.record = Record(plan, device.name, splits)
         self._keys = (

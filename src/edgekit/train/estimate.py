@@ -34,7 +34,7 @@ class StageTime:
     """The time of a stage.
 
     Args:
-        trainings: its trainings (several if it tries some settings).
+        trainings: its trainings (several if it tries some settings), and what precedes them in steps of its own.
         other: seconds outside of the steps: setup, scoring, storing.
     """
 
@@ -44,11 +44,18 @@ class StageTime:
     @property
     def seconds(self) -> float:
         """Total seconds."""
-        return self.other + sum(training.seconds() for training in self.trainings)
+        return self.left(0)
+
+    def left(self, done: int) -> float:
+        """Return the seconds that are left after a number of steps of the trainings; what is kept of the work before them was not measured."""
+        prepared = sum(timed.seconds() for timed in self.trainings if timed.prepares)
+        trainings = [timed for timed in self.trainings if not timed.prepares]
+        share = done / max(1, sum(training.steps for training in trainings))
+        return self.other + prepared + max(0.0, 1 - share) * sum(training.seconds() for training in trainings)
 
 
 def measure(
-    recipe: Recipe, splits: Splits, until: str = STAGES[-1], limit: int | None = None
+    recipe: Recipe, splits: Splits, until: str = STAGES[-1], limit: int | None = None, run: Run | None = None
 ) -> tuple[dict[str, StageTime], float]:
     """Train a few steps of every stage in a scratch folder, with the recipe's networks, batches and device.
 
@@ -57,6 +64,7 @@ def measure(
         splits: its images; only the number of test and probe images matters, not their content.
         until: the last stage.
         limit: steps of each training; default: as many as take a few seconds.
+        run: that will be trained; features of a teacher that it keeps already count as no work. Nothing is written into it.
 
     Returns:
         The time of each stage of the real training, and the seconds that the measurement took.
@@ -72,7 +80,7 @@ def measure(
 
     with (
         scratch_folder("timing") as folder,
-        timing_trainings(limit) as trainings,
+        timing_trainings(limit, run.path if run is not None else None) as trainings,
         relayed(lambda text: None),
         redirect_stderr(io.StringIO()),  # the training prints the same messages again
     ):
@@ -120,16 +128,10 @@ def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) 
     try:
         if not missing or _at_least(recipe, splits, missing) < _WORTH_IT:
             return None
-        times, _ = measure(recipe, splits, missing[-1])
+        times, _ = measure(recipe, splits, missing[-1], run=run)
     except EdgekitError:
         return None  # the training itself will report the error
-    seconds = {}
-    for stage in missing:
-        done = _steps_done(run, stage)
-        stage_time = times[stage]
-        steps = sum(training.steps for training in stage_time.trainings) or 1
-        seconds[stage] = stage_time.other + (stage_time.seconds - stage_time.other) * max(0.0, 1 - done / steps)
-    return seconds
+    return {stage: times[stage].left(_steps_done(run, stage)) for stage in missing}
 
 
 def _missing(recipe: Recipe, splits: Splits, run: Run, until: str) -> list[str]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 _WINDOW = 6  # steps, of which the last ends an epoch; the very first warms up
 _MOST = 10  # windows
@@ -30,6 +31,7 @@ class TimedTraining:
         batch_size: images a step.
         window: steps that count as an epoch while it is measured.
         enough: seconds after which the measurement ends with the window.
+        prepares: whether its steps precede the training (a teacher's features that are kept), so that no checkpoint counts them.
         ends: seconds at which each measured step ended (`time.perf_counter`).
         processor: the same in processor time of all threads of this process.
     """
@@ -40,6 +42,7 @@ class TimedTraining:
     batch_size: int
     window: int
     enough: float = 0.0
+    prepares: bool = False
     ends: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
 
@@ -95,6 +98,7 @@ def _differences(values: list[float]) -> list[float]:
 class _Timing:
     window: int
     enough: float
+    run: Path | None
     trainings: list[TimedTraining] = field(default_factory=list)
 
 
@@ -102,9 +106,14 @@ _active: ContextVar[_Timing | None] = ContextVar("timing", default=None)
 
 
 @contextmanager
-def timing_trainings(steps: int | None = None) -> Iterator[list[TimedTraining]]:
-    """End every training in this block after a few steps, or after `steps`; yield the list of the measured trainings."""
-    timing = _Timing(_WINDOW, _SECONDS) if steps is None else _Timing(steps, 0.0)
+def timing_trainings(steps: int | None = None, run: Path | None = None) -> Iterator[list[TimedTraining]]:
+    """End every training in this block after a few steps, or after `steps`; yield the list of the measured trainings.
+
+    Args:
+        steps: of each training; default: as many as take a few seconds.
+        run: the folder of the run that will train, whose kept files need not be made again; they are only read.
+    """
+    timing = _Timing(_WINDOW, _SECONDS, run) if steps is None else _Timing(steps, 0.0, run)
     token = _active.set(timing)
     try:
         yield timing.trainings
@@ -117,10 +126,18 @@ def is_timing() -> bool:
     return _active.get() is not None
 
 
-def timed_training(stage: str, steps: int, epochs: int, batch_size: int) -> TimedTraining | None:
-    """Return the record for the times of a training that starts now; None outside `timing_trainings`."""
+def timed_run() -> Path | None:
+    """Return the folder of the run whose training is predicted; None if there is none yet, or outside `timing_trainings`."""
+    timing = _active.get()
+    return None if timing is None else timing.run
+
+
+def timed_training(
+    stage: str, steps: int, epochs: int, batch_size: int, *, prepares: bool = False
+) -> TimedTraining | None:
+    """Return the record for the times of a training that starts now, or of what precedes one; None outside `timing_trainings`."""
     timing = _active.get()
     if timing is None:
         return None
-    timing.trainings.append(TimedTraining(stage, steps, epochs, batch_size, timing.window, timing.enough))
+    timing.trainings.append(TimedTraining(stage, steps, epochs, batch_size, timing.window, timing.enough, prepares))
     return timing.trainings[-1]

@@ -32,7 +32,7 @@ from edgekit.recipe import Augmentation
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.sizes import ImageSize, SizeLike
 from edgekit.train.loop.distributed import world_size
-from edgekit.train.loop.timing import is_timing, timed_training
+from edgekit.train.loop.timing import is_timing, timed_run, timed_training
 from edgekit.train.pretrain.teacher import FrozenEncoder
 
 FOLDER = "teacher"  # in the run
@@ -107,7 +107,7 @@ class TeacherFeatures:
         if is_timing():
             self._rows = self._timed(stage)
             return
-        done = self._done()
+        done = self._done(self.path)
         if done < len(self.images):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             rows = np.lib.format.open_memmap(self.path, mode="r+" if done else "w+", dtype=np.float16, shape=self.shape)
@@ -135,24 +135,32 @@ class TeacherFeatures:
         return torch.from_numpy(np.asarray(self._rows[index.cpu().numpy()], dtype=np.float32)).mean(1)
 
     def _timed(self, stage: str | None) -> NDArray[np.float16]:
-        """Compute the first batches only, to measure how long all take; the other features stay zero."""
-        rows = np.zeros(self.shape, np.float16)  # pages that are never written take no memory
-        timing = timed_training(stage, math.ceil(len(self.images) / _BATCH), 1, _BATCH) if stage else None
+        """Compute the first of the missing batches only, to measure how long all of them take; the other features stay zero.
+
+        Those that the run keeps already are neither computed nor counted.
+        """
+        run = timed_run()
+        path = self.path if run is None else run / FOLDER / self.path.name
+        kept = self._done(path)
+        # Pages that are never written take no memory, and those of the file are copied when they are written.
+        rows = np.load(path, mmap_mode="c") if kept else np.zeros(self.shape, np.float16)
+        steps = math.ceil((len(self.images) - kept) / _BATCH)
+        timing = timed_training(stage, steps, 1, _BATCH, prepares=True) if stage and steps else None
         if timing is None:
             return rows
         for step in range(timing.most):
-            begin = step * _BATCH
+            begin = kept + step * _BATCH
             part = self._features(self.images[begin : begin + _BATCH])
             rows[begin : begin + len(part)] = part
             if timing.tick():
                 break
         return rows
 
-    def _done(self) -> int:
-        """How many images of an earlier session are complete; 0 if its file is missing or of another shape."""
+    def _done(self, path: Path) -> int:
+        """How many images in the file of an earlier session are complete; 0 if it is missing or of another shape."""
         try:
-            done = read_json(self.path.with_suffix(".json"))["done"]
-            rows = np.load(self.path, mmap_mode="r")
+            done = read_json(path.with_suffix(".json"))["done"]
+            rows = np.load(path, mmap_mode="r")
         except (Unreadable, OSError, ValueError, KeyError, EOFError):
             return 0
         fits = rows.shape == self.shape and rows.dtype == np.float16
