@@ -101,6 +101,14 @@ def test_a_table_of_training_has_the_cell_of_its_file() -> None:
     )
     row = next(row for row in _rows("finetuning") if row[:2] == ["linear first, no consistency", "600"])
     assert float(row[5]) == pytest.approx(wanted, abs=0.0501)
+    # Of two trainings with the same row, that of the fewest steps stands beside the others of few steps.
+    short = {
+        cell["steps"]: 100 * cell["finetuned"]
+        for cell in cells
+        if (cell["set"], cell["labels"], cell["draw"], cell["row"]) == ("textures", 10, 0, "default")
+    }
+    shown = [float(row[7]) for row in _rows("finetuning") if row[0] == "default"]
+    assert shown[:2] == [pytest.approx(short[min(short)], abs=0.0501), pytest.approx(short[max(short)], abs=0.0501)]
     students = tables.read("distillation")["rows"]
     wanted = next(
         100 * row["student"] for row in students if (row["way"], row["cell"]) == ("mixed images", "photographs-5")

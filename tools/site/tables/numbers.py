@@ -1,10 +1,11 @@
-"""Single numbers of result files, for sentences."""
+"""Single numbers of result files and of the demo's report, for sentences."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from tools.site.tables.formats import decimals, percents, read
+from tools.site.tables.formats import ROOT, decimals, percents, read
 
 
 def _hour(labels: float, key: str) -> str:
@@ -32,7 +33,25 @@ def _phone_loss(noise: str) -> str:
     return percents(found["pillow"] - found["4 neighbors"])
 
 
+def _demo(part: str) -> str:
+    """Return a part of the sentence about the gain in the report of `make demo`."""
+    page = (ROOT / "docs" / "reports" / "digits.html").read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    found = re.search(
+        r"Gain from unlabeled images (?P<gain>[+−-][\d.]+) points student (?P<student>[\d.]+) %, the same network from scratch"
+        r" on the same labels (?P<scratch>[\d.]+) %; 95 % interval (?P<interval>[+−-][\d.]+ to [+−-][\d.]+)",
+        text,
+    )
+    if found is None:
+        raise ValueError("docs/reports/digits.html: no sentence about the gain from unlabeled images")
+    return found[part]
+
+
 NUMBERS: dict[str, Callable[[], str]] = {
+    "demo-student": lambda: _demo("student"),
+    "demo-scratch": lambda: _demo("scratch"),
+    "demo-gain": lambda: _demo("gain"),
+    "demo-interval": lambda: _demo("interval"),
     "hour-1-student": lambda: _hour(0.01, "student"),
     "hour-1-teacher": lambda: _hour(0.01, "teacher"),
     "hour-1-probe": lambda: _hour(0.01, "frozen_probe"),

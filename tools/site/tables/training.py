@@ -12,28 +12,31 @@ _COLUMNS = [
     for name, title in (("digits", "digits"), ("mnist", "MNIST"), ("textures", "textures"), ("cifar10", "CIFAR-10"))
     for labels in (1, 10)
 ]
-_TEACHERS = {
-    "before: zero head, one projection layer, strong crops": "before",
-    "before, four times the steps": "before",
-    "linear first, no consistency": "linear first, no consistency",
-    "linear first, no consistency, four times the steps": "linear first, no consistency",
-    "default": "default",
-    "default, four times the steps": "default",
-}
+# Each row: its name in the file, whether its cells are those of the fewest steps or of the most, and its title.
+_TEACHERS = (
+    ("before: zero head, one projection layer, strong crops", min, "before"),
+    ("before, four times the steps", min, "before"),
+    ("linear first, no consistency", min, "linear first, no consistency"),
+    ("linear first, no consistency, four times the steps", min, "linear first, no consistency"),
+    ("default", min, "default"),
+    ("default", max, "default"),
+    ("default, four times the steps", min, "default"),
+)
 
 
 def finetuning() -> str:
     """Return the accuracy of fine-tuned networks by how they were trained: the first draw of the labels."""
-    cells = [cell for cell in read("finetune_ablation")["cells"] if cell["draw"] == 0]
-    found = {(cell["row"], cell["set"], cell["labels"]): cell for cell in cells}
-    frozen = [percents(found["default", name, labels]["frozen"]) for name, _, labels in _COLUMNS]
-    rows = [["linear probe, frozen encoder", "", *frozen]]
-    for row, title in _TEACHERS.items():
-        same = [found.get((row, name, labels)) for name, _, labels in _COLUMNS]
-        steps = sorted({cell["steps"] for cell in same if cell})
-        rows.append(
-            [title, " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1]))), *map(_tuned, same)]
-        )
+    found: dict[tuple[str, str, float], dict[int, dict[str, Any]]] = {}
+    for cell in read("finetune_ablation")["cells"]:
+        if cell["draw"] == 0:
+            found.setdefault((cell["row"], cell["set"], cell["labels"]), {})[cell["steps"]] = cell
+    frozen = (found["default", name, labels] for name, _, labels in _COLUMNS)
+    rows = [["linear probe, frozen encoder", "", *(percents(by_steps[min(by_steps)]["frozen"]) for by_steps in frozen)]]
+    for row, chosen, title in _TEACHERS:
+        choices = [found.get((row, name, labels)) for name, _, labels in _COLUMNS]
+        cells = [by_steps[chosen(by_steps)] if by_steps else None for by_steps in choices]
+        steps = sorted({cell["steps"] for cell in cells if cell})
+        rows.append([title, " to ".join(map(str, dict.fromkeys((steps[0], steps[-1])))), *map(_tuned, cells)])
     return table(["teacher", "steps", *(f"{title}, {labels}" for _, title, labels in _COLUMNS)], rows)
 
 
