@@ -79,7 +79,8 @@ def test_the_readme_quotes_the_measured_session_overhead() -> None:
     measured = json.loads((RESULTS / "session_overhead.json").read_text())["measurements"]
     assert all(row["ratios"]["quantiles"]["0.5"] == row["ratio"] for row in measured)
     shares = [100 * (row["ratio"] - 1) for row in measured if row["bare_ms"] >= 1]
-    quoted = re.search(r"costs (\S+) to (\S+) % over the bare runtime call", (ROOT / "README.md").read_text())
+    text = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text())
+    quoted = re.search(r"costs (\S+) to (\S+) % over the bare runtime call", text)
     assert quoted
     # It is quoted to the nearest twentieth of a percent.
     assert [float(quoted[1]), float(quoted[2])] == pytest.approx([min(shares), max(shares)], abs=0.025)

@@ -53,10 +53,9 @@ def test_the_citation_names_the_version() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the linter's wheel is for Linux")
-def test_the_dockerfiles_pass_their_linter() -> None:
-    linter = shutil.which("hadolint", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
-    if linter is None:
-        pytest.skip("hadolint is not installed")
+def test_the_dockerfiles_pass_their_linter(require_tool: Callable[[str, str], str]) -> None:
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    linter = shutil.which("hadolint", path=path) or require_tool("hadolint", "lints the Dockerfiles")
     files = [str(path) for path in sorted((ROOT / "docker").glob("*.Dockerfile"))]
     assert len(files) == 3
     done = subprocess.run([linter, *files], capture_output=True, text=True, check=False)

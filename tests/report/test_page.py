@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgekit.report import charts
 from edgekit.report.page import write_report
 from tests.helpers.report_sample import make_answers, make_remote, make_run
 
@@ -262,6 +263,36 @@ def test_a_phone_and_a_tablet_read_it_without_scrolling_sideways(
         ".map(s => 12 * s.getBoundingClientRect().width / s.viewBox.baseVal.width)"
     )
     assert min(sizes) > 9  # the smallest text of every chart that is shown, in pixels
+
+
+@pytest.mark.parametrize("size", ["narrow", "wide"])
+def test_no_text_of_the_accuracy_chart_lies_on_another(
+    tmp_path: Path, opened: Callable[..., Opened], size: str
+) -> None:
+    """The gain is written beside its band: with these numbers, where the phone has the student's accuracy."""
+    rows = [
+        charts.AccuracyRow("Supervised from scratch", "the same labels", "supervised", 0.838, 0.797, 0.873),
+        charts.AccuracyRow("Encoder, kNN", "random weights: 46.0 %", "encoder", 0.922, 0.889, 0.946, untrained=0.46),
+        charts.AccuracyRow("Student", "distilled from the teacher", "student", 0.964, 0.939, 0.979),
+    ]
+    drawn = charts.stages(rows, gain_from=0.838, gain_to="Student")
+    style = Path(charts.__file__).with_name("style.css").read_text()
+    path = tmp_path / "chart.html"
+    path.write_text(
+        f'<!doctype html><meta charset="utf-8"><style>{style}</style><div style="width: 880px">{drawn}</div>'
+    )
+    seen = opened(path, viewport={"width": charts.WIDTH[size] + 20 if size == "narrow" else 1280, "height": 900})
+    boxes = seen.page.evaluate(
+        f"[...document.querySelectorAll('svg.{size} text')]"
+        ".map(t => { const b = t.getBoundingClientRect(); return [t.textContent, b.left, b.top, b.right, b.bottom]; })"
+    )
+    assert all(right > left for _, left, _, right, _ in boxes), "the other drawing is shown"
+    assert "+12.6 points" in [text for text, *_ in boxes]
+    for i, (text, left, top, right, bottom) in enumerate(boxes):
+        for other, *box in boxes[i + 1 :]:
+            across = min(right, box[2]) - max(left, box[0])
+            down = min(bottom, box[3]) - max(top, box[1])  # a box is higher than its letters
+            assert across <= 1 or down <= 5, f"{text} and {other}"
 
 
 def test_dark_follows_the_system_and_the_button(report: Path, opened: Callable[..., Opened]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tools import make_reports
 
 from edgekit.cli.main import COMMANDS
@@ -60,3 +64,25 @@ def test_the_script_runs_commands_and_copies_the_page(tmp_path: Path, monkeypatc
     monkeypatch.setattr(make_reports, "MOST_BYTES", 10)
     with pytest.raises(SystemExit, match="more than 10"):
         make_reports.make("x", tmp_path / "work")
+
+
+def test_the_picture_is_of_the_report_that_is_there() -> None:
+    page = make_reports.REPORTS / "digits.html"
+    with Image.open(make_reports.PICTURE) as picture:
+        assert picture.size == make_reports.PICTURE_SIZE
+        assert picture.info["page"] == hashlib.sha256(page.read_bytes()).hexdigest(), (
+            "python tools/make_reports.py --picture"
+        )
+
+
+def test_the_picture_is_what_a_browser_shows(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fonts differ from machine to machine; where text and charts lie does not."""
+    monkeypatch.setattr(make_reports, "PICTURE", tmp_path / "report.png")
+    tracked = make_reports.ROOT / "docs" / "images" / "report.png"
+    drawn = make_reports.draw(browser)
+    light = []
+    for path in (tracked, drawn):
+        with Image.open(path) as picture:
+            light.append(np.asarray(picture.convert("L").resize((14, 16), Image.Resampling.BOX), dtype=np.float64))
+    assert np.corrcoef(light[0].ravel(), light[1].ravel())[0, 1] > 0.5
+    assert drawn.stat().st_size <= make_reports.MOST_BYTES

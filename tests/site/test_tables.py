@@ -20,9 +20,22 @@ def test_the_numbers_of_a_page_are_those_of_its_files(path: Path) -> None:
     assert text == tables.filled(text), "`make docs-update` writes the tables of the result files into the pages"
 
 
-def test_every_table_is_shown_somewhere() -> None:
+def test_every_table_and_number_is_shown_somewhere() -> None:
     shown = {name for path in PAGES for name in tables.marked(path.read_text())}
-    assert shown == {*tables.TABLES}
+    assert shown == {*tables.TABLES, *tables.NUMBERS}
+
+
+def test_no_table_of_measurements_is_copied_by_hand() -> None:
+    """A row of several decimals belongs to a marked table. TensorRT's versions are no measurements."""
+    decimal = re.compile(r"\**[−+-]?\d+\.\d+( %| s| MB| ms|×)?\**(, .*)?( / .*)?")
+    found = []
+    for path in tables.pages():
+        text = re.sub(r"<!-- table: .*?<!-- /table -->", "", path.read_text(), flags=re.DOTALL)
+        for row in text.splitlines():
+            cells = [cell.strip() for cell in row.strip("| ").split("|")] if row.startswith("|") else []
+            if sum(bool(decimal.fullmatch(cell)) for cell in cells) >= 2:
+                found.append((path.name, row))
+    assert {name for name, _ in found} <= {"tensorrt.md"}, found
 
 
 def test_a_changed_number_is_seen() -> None:
@@ -32,9 +45,84 @@ def test_a_changed_number_is_seen() -> None:
     assert tables.filled(text.replace(shown, "99.9")) == text
 
 
-def test_a_table_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(KeyError, match="nonsense"):
-        tables.filled("<!-- table: nonsense -->\n<!-- /table -->")
+def test_a_table_or_number_that_does_not_exist_is_an_error() -> None:
+    for page in ("<!-- table: nonsense -->\n<!-- /table -->", "a <!-- number: nonsense -->1<!-- /number --> b"):
+        with pytest.raises(KeyError, match="nonsense"):
+            tables.filled(page)
+
+
+def test_a_number_in_a_sentence_is_that_of_its_file() -> None:
+    row = next(row for row in tables.read("cifar10_hour")["rows"] if row["labels"] == 0.1)
+    page = tables.filled("It is <!-- number: hour-10-probe -->0.0<!-- /number --> %.")
+    found = re.fullmatch(r"It is <!-- number: hour-10-probe -->([\d.]+)<!-- /number --> %\.", page)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(100 * row["frozen_probe"], abs=0.0501)
+
+
+def _rows(name: str) -> list[list[str]]:
+    """Return the cells of a table's rows, without bold; an empty first cell has the text of the row above."""
+    rows: list[list[str]] = []
+    for line in tables.TABLES[name]().splitlines()[2:]:
+        cells = [cell.strip().strip("*").replace("−", "-") for cell in line[1:-1].split("|")]
+        rows.append([cells[0] or (rows[-1][0] if rows else ""), *cells[1:]])
+    return rows
+
+
+def test_the_table_of_the_accuracy_search_is_that_of_its_file() -> None:
+    measured = tables.read("int8_recovery")["measured"]
+    rows = _rows("int8-recovery")
+    assert len(rows) == 3 * len(measured)
+    for i, found in enumerate(measured.values()):
+        for row, target in zip(rows[3 * i : 3 * i + 3], ("onnx-int8", "openvino-int8", "trt-int8"), strict=True):
+            plain, search = found[target]["plain"], found[target]["ladder"]
+            assert float(row[2]) == pytest.approx(100 * plain["drop"], abs=0.00501)
+            assert float(row[3]) == pytest.approx(100 * search["drop"], abs=0.00501)
+            assert ("biases corrected" in row[4]) == ("biases corrected" in search["way"])
+            assert (row[6] == "not run") == (search["speed"] is None)
+
+
+def test_the_table_of_configurations_is_that_of_its_file() -> None:
+    measured = tables.read("int8_ways")["measured"]
+    rows = _rows("int8-configurations")
+    assert len(rows) == len(measured)
+    shown = sorted((float(row[2]), float(row[4]), float(row[5])) for row in rows)
+    wanted = sorted((100 * row["drop"], row["p50_ms"], row["times_faster_than_float"]) for row in measured)
+    for left, right in zip(shown, wanted, strict=True):
+        assert left == pytest.approx(right, abs=0.00501)
+
+
+def test_a_table_of_training_has_the_cell_of_its_file() -> None:
+    cells = tables.read("finetune_ablation")["cells"]
+    wanted = next(
+        100 * cell["finetuned"]
+        for cell in cells
+        if (cell["set"], cell["labels"], cell["draw"], cell["row"])
+        == ("mnist", 10, 0, "linear first, no consistency, four times the steps")
+    )
+    row = next(row for row in _rows("finetuning") if row[:2] == ["linear first, no consistency", "600"])
+    assert float(row[5]) == pytest.approx(wanted, abs=0.0501)
+    # Of two trainings with the same row, that of the fewest steps stands beside the others of few steps.
+    short = {
+        cell["steps"]: 100 * cell["finetuned"]
+        for cell in cells
+        if (cell["set"], cell["labels"], cell["draw"], cell["row"]) == ("textures", 10, 0, "default")
+    }
+    shown = [float(row[7]) for row in _rows("finetuning") if row[0] == "default"]
+    assert shown[:2] == [pytest.approx(short[min(short)], abs=0.0501), pytest.approx(short[max(short)], abs=0.0501)]
+    students = tables.read("distillation")["rows"]
+    wanted = next(
+        100 * row["student"] for row in students if (row["way"], row["cell"]) == ("mixed images", "photographs-5")
+    )
+    row = next(row for row in _rows("distillation") if row[0].startswith("mixed images"))
+    assert float(row[4]) == pytest.approx(wanted, abs=0.0501)
+
+
+def test_the_best_student_of_a_column_is_bold() -> None:
+    lines = [line[1:-1].split("|") for line in tables.TABLES["distillation"]().splitlines()[2:-1]]
+    for column in range(1, len(lines[0])):
+        shown = [line[column].strip() for line in lines if line[column].strip() != "–"]
+        best = max(float(cell.strip("*")) for cell in shown)
+        assert f"**{best:.1f}**" in shown
 
 
 def test_a_mean_is_that_of_all_draws() -> None:

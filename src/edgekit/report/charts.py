@@ -75,7 +75,8 @@ def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, 
             parts.append(element("text", percent(row.value), class_="value", x=width, y=y + 5, text_anchor="end"))
         parts.append(element("line", class_="track", x1=left, x2=right, y1=y, y2=y))
         if gain_from is not None and row.label == gain_to:
-            parts.append(_gain(x, y, gain_from, row.value))
+            # On a phone the name and the value are above the line, so that the difference is below it.
+            parts.append(_gain(x, y, gain_from, row.value, text_y=y + 22 if narrow else y - 10))
         if row.untrained is not None:
             tip = element("title", f"random weights: {percent(row.untrained)}")
             stroke = element("line", class_="untrained", x1=x(row.untrained), x2=x(row.untrained), y1=y - 8, y2=y + 8)
@@ -95,15 +96,15 @@ def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, 
     return drawing(width, bottom + 26, alt_text, *parts, class_=size)
 
 
-def _gain(x: Scale, y: float, start: float, end: float) -> Markup:
-    """Draw a band from the supervised accuracy to the student's, with the difference above it if it fits."""
+def _gain(x: Scale, y: float, start: float, end: float, text_y: float) -> Markup:
+    """Draw a band from the supervised accuracy to the student's, with the difference at `text_y` if it fits."""
     left, right = sorted((x(start), x(end)))
     band = element("rect", class_="gain", x=left, y=y - 5, width=max(right - left, 1.0), height=10, rx=2)
     mark = element("line", class_="gainmark", x1=x(start), x2=x(start), y1=y - 11, y2=y + 11)
     text = None
     if right - left > 70:
         text = element(
-            "text", f"{points(difference(end, start))} points", class_="gaintext", x=(left + right) / 2, y=y - 10, text_anchor="middle"
+            "text", f"{points(difference(end, start))} points", class_="gaintext", x=(left + right) / 2, y=text_y, text_anchor="middle"
         )  # fmt: skip
     return element("g", band, mark, text)
 

@@ -1,13 +1,12 @@
-"""Tables of speed, size and INT8: students, runtimes, phones, and peers."""
+"""Tables of speed and size: students, runtimes, phones, installations, and large folders."""
 
 from __future__ import annotations
 
-from statistics import mean
 from typing import Any
 
-from tools.site.tables.formats import interval, milliseconds, percents, read, table
+from tools.site.tables.formats import decimals, interval, milliseconds, percents, read, table
 
-from edgekit.shares import difference, hundredths, percent
+from edgekit.shares import percent
 
 _NETWORKS = {
     "MobileNetV3-small": "MobileNetV3-small, 32 px (hard-swish, SE)",
@@ -32,29 +31,6 @@ def students() -> str:
     return table(["network", "variant", "top-1", "size", "p50, 1 thread", "p50, 2 threads"], rows)
 
 
-def pretraining_speed() -> str:
-    """Images a second of a whole SimCLR step, beside LightlySSL's example."""
-    rows = []
-    for row in read("pretrain_throughput")["rows"]:
-        speeds = {side: mean(r[side]["images_per_second"] for r in row["rounds"]) for side in ("edgekit", "lightly")}
-        width = "" if row["width"] == 1 else f" ×{row['width']:g}"
-        each = ", ".join(f"{ratio:.2f}" for ratio in row["ratios"])
-        rows.append(
-            [
-                f"ResNet-18{width}, {row['size']} px",
-                row["precision"],
-                str(row["batch"]),
-                f"{speeds['edgekit']:.0f}",
-                f"{speeds['lightly']:.0f}",
-                f"{row['ratio']:.2f} ({each})",
-            ]
-        )
-    return table(
-        ["encoder, images", "precision", "batch", "edgekit, images/s", "LightlySSL, images/s", "ratio (each round)"],
-        rows,
-    )
-
-
 def session_overhead() -> str:
     """What `Session.run` costs over the runtime's own call."""
     rows = [
@@ -62,27 +38,6 @@ def session_overhead() -> str:
         for row in read("session_overhead")["measurements"]
     ]
     return table(["runtime", "the runtime's own call", "`Session.run`", "cost"], rows)
-
-
-def calibration_peers() -> str:
-    """INT8 in ONNX Runtime beside Optimum's, of the same float file."""
-    rows = []
-    for network, file in (
-        ("ResNet-10 ×0.25", "export_peers_resnet10"),
-        ("MobileNetV3-small", "export_peers_mobilenetv3"),
-    ):
-        measured = read(file)["rows"]
-        reference = next(row for row in measured if row["name"] == "float")
-        for i, row in enumerate(measured):
-            drop = (
-                ""
-                if row is reference
-                else hundredths(difference(reference["accuracy"], row["accuracy"]), 2).replace("-", "−")
-            )
-            rows.append(
-                ["" if i else network, row["name"], f"{row['bytes'] / 1e3:,.0f} kB", f"{row['p50_ms']:.3f} ms", drop]
-            )
-    return table(["network", "file", "size", "p50", "drop, points"], rows)
 
 
 _MOBILE = {
@@ -150,3 +105,65 @@ def mobile_trained() -> str:
             drops = [f"{file['drop']:.2f}".replace("-", "−") if "drop" in file else "–" for file in files]
             rows.append([network["name"], percents(network["accuracy"]), *drops])
     return table(["student", "FP32", *_RUNTIMES.values()], rows)
+
+
+def installations() -> str:
+    """Return what an installation for a device takes, unpacked: ONNX Runtime as pip chooses it and an older one, and LiteRT."""
+    ort, litert = read("device_install"), read("device_install_litert")
+    result = "[result](../benchmarks/results/device_install_litert.json)"
+    rows = []
+    for found, name, label in (
+        (ort, "newest", "what pip chooses (ONNX Runtime {onnxruntime})"),
+        (ort, "small", "with `'{pinned}'` beside it"),
+        (litert, "newest", f"`[litert]` instead (LiteRT {{litert}}; {result})"),
+    ):
+        here = found["installs"][name]
+        versions = {key.removeprefix("ai-edge-"): _minor(version) for key, version in here["versions"].items()}
+        sizes = (here["installed_bytes"], found["aarch64_unpacked"][name]["installed_bytes"])
+        rows.append(
+            [
+                label.format(pinned=" ".join(here["pinned"]), **versions),
+                *(f"{size / 1e6:.1f} MB" for size in sizes),
+            ]
+        )
+    return table(["`[ort]`", "x86-64", "aarch64"], rows)
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def large_folders() -> str:
+    """Return what reading a pool costs, the first time and again, by its number of files."""
+    readings = {(row["form"], row["files"], row["reading"]): row for row in read("data_scale")["readings"]}
+    rows = []
+    for form, files in dict.fromkeys((form, files) for form, files, _ in readings):
+        times = [readings.get((form, files, reading)) for reading in ("first", "again")]
+        memory = max(row["peak_bytes_an_image"] for row in times if row)
+        rows.append([f"{files:,}", form, *map(_seconds, times), f"{memory / 1e3:.1f} kB"])
+    return table(["files", "form", "first", "again", "memory an image"], rows)
+
+
+def _seconds(reading: dict[str, Any] | None) -> str:
+    if reading is None:
+        return "–"
+    seconds = reading["processor_seconds"]
+    return f"{decimals(seconds, 2 if seconds < 1 else 1)} s"
+
+
+def phone_resizing() -> str:
+    """Return how far other ways of resizing are from Pillow's, in levels of 255."""
+    levels = read("phone_resize")["levels"]
+    titles = {"4 neighbors": "4 neighbors", "areas": "averages of areas (OpenCV's `INTER_AREA`)"}
+    rows = []
+    for name, title in titles.items():
+        large, small = levels["224"][name], levels["96"][name]
+        rows.append(
+            [
+                title,
+                *(f"{found['mean']:.1f}, {found['largest']}" for found in (large, small)),
+                percent(small["over_16"], gap=" "),
+            ]
+        )
+    head = ["", "to 224 px: mean, largest", "to 96 px: mean, largest", "values off by more than 16, at 96 px"]
+    return table(head, rows)

@@ -29,6 +29,11 @@ def percents(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else hundredths(share, digits)
 
 
+def decimals(value: float, digits: int) -> str:
+    """Return a number with this many decimals, a half rounded away from zero."""
+    return hundredths(value / 100, digits)
+
+
 def points(share: float) -> str:
     return hundredths(share, signed=True)
 
