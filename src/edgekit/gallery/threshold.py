@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.conformal import fewest_samples, rank_beyond
-from edgekit.errors import DataError
-from edgekit.gallery.record import Threshold
+from edgekit.errors import DataError, check_range
+from edgekit.gallery.record import SIMILARITIES, Threshold
 from edgekit.gallery.search import leave_one_out
 from edgekit.shares import percent
+from edgekit.text import counted
 
 FALSE_ACCEPTS = 0.05
 _MOST = 4096  # images that are left out in turn; of more, so many are taken at equal distances
@@ -36,7 +37,12 @@ def calibrate(
         counts: (classes,) rows of each class.
         false_accepts: share of unknown images that may be taken for a class; None: `value` is the threshold.
         value: a threshold that somebody has set; with neither, there is none.
+
+    Raises:
+        EdgekitError: `value` is no cosine.
     """
+    if value is not None:
+        check_range("threshold", value, *SIMILARITIES)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     labels = np.repeat(np.arange(len(counts)), counts)
     chosen = spread(len(vectors), _MOST)
@@ -53,8 +59,8 @@ def calibrate(
             )
         elif len(counts) < needed:
             note = (
-                f"only {len(counts):,} classes stood for unknown ones, and the images of a class are alike: the real share of false accepts "
-                "may be several times as large; measure it with `edgekit gallery test`"
+                f"only {counted(len(counts), 'class', 'classes')} stood for unknown ones, and the images of a class are alike: the real share "
+                "of false accepts may be several times as large; measure it with `edgekit gallery test`"
             )
     known = genuine > -2
     count = int(known.sum())
