@@ -1,4 +1,4 @@
-"""Text that is shown: untrusted text without control characters and short enough for a line; a noun after a number."""
+"""Text that is shown: untrusted text without control characters and short enough for a line; a noun, and what images are, after a number."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ def counted(count: int, noun: str, several: str = "") -> str:
         several: the noun for several; default: with an s.
     """
     return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
+
+
+def images_counted(count: int, are: str) -> str:
+    """Return how many images there are, and what they are in the words of a bundle: `300 probe images`, `1 test image`, or `the 20 images of one half
+    of the test images`."""
+    images = plural(count, "image")
+    return f"the {count:,} {images} of {are}" if " of the " in are else f"{count:,} {are.replace('images', images)}"
 
 
 def shortened(text: str, limit: int = _QUOTED) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edgekit import stopping
 from edgekit.errors import EdgekitError
 
 
@@ -25,24 +26,13 @@ class TrainingInterrupted(BaseException):
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Raise `TrainingInterrupted` on Ctrl-C and termination; the last checkpoint is complete at any time."""
-    with _raising(TrainingInterrupted, signal.SIGINT, signal.SIGTERM):
-        yield
 
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Raise KeyboardInterrupt on termination, too: whatever ends well after Ctrl-C does so then."""
-    with _raising(KeyboardInterrupt, signal.SIGTERM):
-        yield
-
-
-@contextmanager
-def _raising(error: type[BaseException], *numbers: signal.Signals) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
-        raise error
+        stopping.remember(number)
+        raise TrainingInterrupted
 
     try:
-        before = {number: signal.signal(number, stop) for number in numbers}
+        before = {number: signal.signal(number, stop) for number in stopping.STOPS}
     except ValueError:  # not in the main thread: the caller handles signals
         yield
         return
