@@ -49,4 +49,5 @@ def _set_by(alarm: Alarm) -> str:
         return (
             f"set by the best F1 on {images_counted(alarm.images, alarm.are)}, at 95 % between {low:.4g} and {high:.4g}"
         )
-    return f"set by {images_counted(alarm.images, alarm.are)} for {percent(alarm.false_alarms or 0)} false alarms, truly {percent(low)} to {percent(high)}"
+    images, asked = images_counted(alarm.images, alarm.are), percent(alarm.false_alarms or 0)
+    return f"set by {images} for {asked} false alarms, truly {percent(low)} to {percent(high)}"

@@ -36,8 +36,8 @@ def print_confidence(manifest: Manifest, console: Console) -> None:
     low, high = trained.interval
     console.print(
         f"unknown: of {images_counted(trained.quality.images, trained.quality.are)}, all of known classes, by their {trained.rule}; asked for: "
-        f"{percent(trained.false_abstain)}, with {images_counted(trained.images, trained.are)} truly {percent(low)} to {percent(high)}; ECE and NLL: of the "
-        "same images, before → after the temperature T",
+        f"{percent(trained.false_abstain)}, with {images_counted(trained.images, trained.are)} truly {percent(low)} to {percent(high)}; "
+        "ECE and NLL: of the same images, before → after the temperature T",
         style="dim",
         highlight=False,
     )
