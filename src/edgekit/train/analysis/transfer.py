@@ -26,7 +26,7 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import FILES, Pretrained, load_pretrained, save_classifier
 from edgekit.progress import progress
-from edgekit.recipe import DataConfig, Finetune, Recipe, settled_stage
+from edgekit.recipe import DataConfig, Finetune, Recipe, epochs_of, settled_stage
 from edgekit.result import Score, Transfer, TransferSet
 from edgekit.run import Run
 from edgekit.text import counted
@@ -217,7 +217,7 @@ def _scores(
         _, record = complete(run, f"{folder}/{part}", inputs, train, [], counts)
         start = "from the pretrained encoder" if part == "finetune" else "from random weights"
         protocol = (
-            f"all weights trained {start}, linear classifier on the encoder's features, {counted(config.epochs, 'epoch')}, {config.optimizer.name}, "
+            f"all weights trained {start}, linear classifier on the encoder's features, {counted(epochs_of(config), 'epoch')}, {config.optimizer.name}, "
             f"lr {config.optimizer.lr:g}, on the training images; single center view, {LAST}; {target.split}"
         )
         measured = TransferScores.read(record.metrics, run.stage_path(f"{folder}/{part}"))
