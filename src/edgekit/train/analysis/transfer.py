@@ -217,8 +217,8 @@ def _scores(
         _, record = complete(run, f"{folder}/{part}", inputs, train, [], counts)
         start = "from the pretrained encoder" if part == "finetune" else "from random weights"
         protocol = (
-            f"all weights trained {start}, linear classifier on the encoder's features, {counted(epochs_of(config), 'epoch')}, {config.optimizer.name}, "
-            f"lr {config.optimizer.lr:g}, on the training images; single center view, {LAST}; {target.split}"
+            f"all weights trained {start}, linear classifier on the encoder's features, {counted(epochs_of(config), 'epoch')}, "
+            f"{config.optimizer.name}, lr {config.optimizer.lr:g}, on the training images; single center view, {LAST}; {target.split}"
         )
         measured = TransferScores.read(record.metrics, run.stage_path(f"{folder}/{part}"))
         scores.append(_score(target, model, "top1", measured, protocol))
