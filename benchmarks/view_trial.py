@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,8 @@ def main() -> None:
         splits = load_splits(recipe_of(name, work, ViewStrength(), epochs, threads).data)
         row = next((row for row in rows if row["set"] == name), None)
         if row is None:
-            tried = try_views(
-                lambda views, name=name: recipe_of(name, work, views, epochs, threads), splits, WITHOUT_LIMIT
-            )  # type: ignore[misc]
+            recipe_with = partial(recipe_of, name, work, epochs=epochs, threads=threads)
+            tried = try_views(recipe_with, splits, WITHOUT_LIMIT)
             chosen = chosen_views(tried)
             row = {
                 "set": name,
