@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -25,10 +24,9 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq import FULL, quantize_onnx
 from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 from edgekit.runtimes import load, open_session
-from edgekit.runtimes.onnxruntime import session_options
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.export.test_litert import hard_network
-from tests.export.test_litert_fuzz import CLOSE, by_onnxruntime, difference
+from tests.export.test_litert_fuzz import CLOSE, as_it_says, by_onnxruntime, difference
 from tests.helpers import exported
 from tests.helpers.litert_networks import ACTIVATIONS, LAYERS, Network, activation, build, convolution, images
 from tests.helpers.tiny_bundle import some_images, write_onnx
@@ -256,14 +254,6 @@ def quantized(model: ModelProto, folder: Path) -> tuple[Path, Path]:
     onnx.save(model, source)
     quantize_onnx(Calibration(source, images(model, 40, seed=1), folder), path, FULL, method="minmax")
     return source, path
-
-
-def as_it_says(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The logits of a Q/DQ graph, node by node: rounded integers, and products in float, which saturate on no CPU."""
-    options = session_options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {"image": pixels})[0]
 
 
 SUMMANDS = {

@@ -33,7 +33,7 @@ def choose(
         if missing is not None and names:
             raise missing
         if missing is not None:
-            left_out.append((variant, str(missing)))
+            left_out.append((variant, str(missing.at())))  # the list names the variant
         elif variant.status == "rejected" and not any_status:
             left_out.append((variant, f"rejected at export{': ' + variant.note if variant.note else ''}"))
         else:
@@ -51,8 +51,9 @@ def _not_timed(variant: Variant) -> RuntimeMissing | None:
     if runtime is None or runtime.timed:
         return None
     return RuntimeMissing(
-        f"{variant.id}: {runtime.title} is for microcontrollers; its time on a computer says nothing of a board's",
+        f"{runtime.title} is for microcontrollers; its time on a computer says nothing of a board's",
         "time it on the board; `edgekit doctor` and `edgekit predict` run it here",
+        where=variant.id,
     )
 
 
@@ -62,6 +63,7 @@ def _no_provider(variant: Variant, provider: str | None) -> RuntimeMissing | Non
     if provider is None or provider in known:
         return None
     return RuntimeMissing(
-        f"{variant.id}: {variant.runtime} has no provider {provider}",
+        f"{variant.runtime} has no provider {provider}",
         f"choose {', '.join(known)}" if known else "leave out --provider",
+        where=variant.id,
     )
