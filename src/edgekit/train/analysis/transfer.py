@@ -26,10 +26,9 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import FILES, Pretrained, load_pretrained, save_classifier
 from edgekit.progress import progress
-from edgekit.recipe import DataConfig, Finetune, Recipe, epochs_of, settled_stage
+from edgekit.recipe import DataConfig, Finetune, Recipe, settled_stage
 from edgekit.result import Score, Transfer, TransferSet
 from edgekit.run import Run
-from edgekit.text import counted
 from edgekit.train.evaluate import LAST, apply, device_of, labels_of, linear_probe, per_class
 from edgekit.train.evaluate import share as accuracy
 from edgekit.train.loop.engine import fit
@@ -217,8 +216,8 @@ def _scores(
         _, record = complete(run, f"{folder}/{part}", inputs, train, [], counts)
         start = "from the pretrained encoder" if part == "finetune" else "from random weights"
         protocol = (
-            f"all weights trained {start}, linear classifier on the encoder's features, {counted(epochs_of(config), 'epoch')}, "
-            f"{config.optimizer.name}, lr {config.optimizer.lr:g}, on the training images; single center view, {LAST}; {target.split}"
+            f"all weights trained {start}, linear classifier on the encoder's features, {config.epochs} epochs, {config.optimizer.name}, "
+            f"lr {config.optimizer.lr:g}, on the training images; single center view, {LAST}; {target.split}"
         )
         measured = TransferScores.read(record.metrics, run.stage_path(f"{folder}/{part}"))
         scores.append(_score(target, model, "top1", measured, protocol))
