@@ -1,10 +1,11 @@
 """Build the Conda recipe and run its tests, without a channel of the network: with one made of this Python and of wheels from PyPI.
 
-    uv venv CONDA && uv pip install --python CONDA/bin/python py-rattler-build packaging
+    uv venv --managed-python CONDA && uv pip install --python CONDA/bin/python py-rattler-build packaging
     CONDA/bin/python tools/build_conda.py --work DIR
 
 It shows that the recipe is valid, that the package is complete, and that its tests pass with these packages. It does not show that the channel
-conda-forge has packages of these names and versions. DIR/out/noarch has the package at the end. It needs uv.
+conda-forge has packages of these names and versions. DIR/out/noarch has the package at the end. It needs uv, and a Python that lies in a folder of its own, as
+those of uv and pyenv do.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder; the channel that lies there is used again")
     work = parser.parse_args().work.resolve()
     channel = work / "channel"
+    if Path(sys.base_prefix).resolve() in {Path("/"), Path("/usr"), Path("/usr/local")}:
+        sys.exit(f"{sys.base_prefix}: the Python of the system cannot be packaged; run this with one of uv or pyenv")
     if not (channel / "noarch" / "repodata.json").is_file():
         (channel / "linux-64").mkdir(parents=True, exist_ok=True)
         package_python(work, channel / "linux-64")

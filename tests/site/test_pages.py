@@ -90,6 +90,9 @@ def test_a_heading_that_is_gone_is_seen() -> None:
     assert anchors("# A b\n```sh\n# no heading\n```\n## C { d }\n## E {: #f }\n") == {"a-b", "c-d", "f"}
 
 
-def test_charts_and_tables_are_on_pages() -> None:
+def test_charts_tables_and_numbers_are_on_pages() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert {name for text in (*PAGES.values(), readme) for name in tables.marked(text)} == {*tables.TABLES}
+    assert {name for text in (*PAGES.values(), readme) for name in tables.marked(text)} == {
+        *tables.TABLES,
+        *tables.NUMBERS,
+    }
