@@ -55,7 +55,7 @@ def test_a_square_keeps_its_digest_however_it_is_written() -> None:
 
 
 def test_the_command_line_overrides_it(tmp_path: Any) -> None:
-    (tmp_path / "recipe.yaml").write_text("data: {image_size: 32}\n")
+    (tmp_path / "recipe.yaml").write_text("data: {labeled: digits, image_size: 32}\n")
     recipe = load(tmp_path / "recipe.yaml", ["data.image_size=[96,128]"])
     assert recipe.data.image_size == ImageSize(96, 128)
     assert recipe.data.preprocessing().resize_to == 110

@@ -32,11 +32,39 @@ def error(text: str) -> str:
 def load(tmp_path: Path, text: str | bytes, *overrides: str) -> Recipe:
     path = tmp_path / "r.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return recipes.load(path, overrides)
+    return recipes.load(path, ["data.labeled=digits", *overrides])
 
 
 def test_a_recipe_of_empty_groups_is_the_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, "{}") == load(tmp_path, "data:\npretrain:\n") == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "data names no images (write data: {labeled: FOLDER}"),
+        ("data:\nseed: 1\n", "data names no images"),
+        ("data: {labels: 5, normal: null, pool: null}", "data names no images"),
+        ("data: {pool: photos}", "data.pool is photos, but data.labeled is missing (name the labeled images, or write"),
+        ("data: {labled: photos}", "unknown key data.labled (did you mean labeled, "),  # codespell:ignore
+    ],
+)
+def test_a_recipe_says_which_images_it_is_about(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    with pytest.raises(RecipeError) as caught:
+        Recipe.read(yaml.safe_load(text))
+    assert str(caught.value).startswith(f"recipe: {message}")
+
+
+@pytest.mark.parametrize("text", ["labeled: digits", "labeled: null, pool: photos", "labelled: photos"])
+def test_a_recipe_that_names_its_images_is_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"data: {{{text}}}")
+    assert recipes.load(path) == recipes.recipe_of(recipes.load(path))
 
 
 def test_what_a_group_leaves_out_is_that_stage_s_default_and_not_another_s() -> None:

@@ -20,7 +20,7 @@ from edgekit.recipe.whole import Recipe
 from edgekit.spelling import todays_key, translated
 from edgekit.validation import problems
 
-Overrides = Sequence[str] | Mapping[str, Any]
+Overrides = str | Sequence[str] | Mapping[str, Any]
 
 
 def recipe_of(source: Recipe | Path | str | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
@@ -48,7 +48,9 @@ def recipe_of(source: Recipe | Path | str | Mapping[str, Any], overrides: Overri
         )
     content = translated(content)
     _override(content, overrides)
-    return parse(content)
+    recipe = parse(content)
+    _refuse_no_images(content, "recipe")
+    return recipe
 
 
 def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
@@ -59,23 +61,43 @@ def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
         overrides: `a.b=c` texts, whose values are read as YAML; or a dictionary `{"a.b": c}`.
 
     Raises:
-        RecipeError: the file is missing or empty, is not YAML, or holds something invalid; the message lists the path of each key, its
-            value and what would be accepted.
+        RecipeError: the file is missing or empty, is not YAML, names no images, or holds something invalid; the message lists the path
+            of each key, its value and what would be accepted.
     """
     path = Path(path)
     try:
         content = read_yaml(_text(path))
     except RecipeError as error:
         raise error.at(path) from error
-    if (
-        content is None
-    ):  # what a failed `edgekit init FOLDER > recipe.yaml` leaves; the defaults would train on other images
+    if content is None:  # what a failed `edgekit init FOLDER > recipe.yaml` leaves
         raise RecipeError(f"{path}: the recipe is empty", "write one with `edgekit init FOLDER > recipe.yaml`")
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of keys, not {type(content).__name__}")
     content = translated(content)
     _override(content, overrides)
-    return parse(content, where=str(path))
+    recipe = parse(content, where=str(path))
+    _refuse_no_images(content, str(path))
+    return recipe
+
+
+def _refuse_no_images(content: Mapping[str, Any], where: str) -> None:
+    """Refuse a recipe that leaves it to the defaults which images it is about: the user's are elsewhere.
+
+    Raises:
+        RecipeError: it names no images, or only a pool, which the default labeled images are not a part of.
+    """
+    data = content.get("data") or {}
+    if "labeled" in data or data.get("normal") is not None:
+        return
+    if data.get("pool") is not None:
+        raise RecipeError(
+            f"{where}: data.pool is {data['pool']}, but data.labeled is missing",
+            "name the labeled images, or write labeled: null if the pool holds all images",
+        )
+    raise RecipeError(
+        f"{where}: data names no images",
+        "write data: {labeled: FOLDER}, or labeled: digits for scikit-learn's; `edgekit init FOLDER > recipe.yaml` writes a whole recipe",
+    )
 
 
 def _text(path: Path) -> str:
