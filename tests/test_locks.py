@@ -108,3 +108,50 @@ def test_without_locks_everything_works_and_nothing_is_taken_for_debris(
     monkeypatch.undo()
     remove_debris(tmp_path)
     assert not left.exists()
+
+
+def test_who_waits_for_a_lock_file_that_is_removed_gets_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    other = holder(path)
+    path.unlink()  # as its holder may
+    with locked(path, wait=True) as held:
+        assert held
+        third = holder_of_nothing(path)
+        assert third == "False"
+    other.communicate()
+
+
+def holder_of_nothing(path: Path) -> str:
+    """Whether another process gets the lock."""
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDER, str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_a_refused_training_leaves_no_folder_and_takes_none_away(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "new")
+    recipe = run.path / "recipe.yaml"
+    with pytest.raises(FileNotFoundError), only_one(run):
+        recipe.read_text()
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs" / "other").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError), only_one(run):
+        recipe.read_text()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["other"]
+    with only_one(run):
+        recipe.write_text("name: x")
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "recipe.yaml"]
+    with only_one(Run(tmp_path / "runs" / "other")):
+        pass
+    assert not any((tmp_path / "runs" / "other").iterdir())
+
+
+def test_a_refused_export_leaves_none_of_the_folders_that_it_made(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="refused"), staged(tmp_path / "a" / "b" / "export"):
+        raise ExportError("refused")
+    assert not any(tmp_path.iterdir())

@@ -35,7 +35,7 @@ def take(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Lock a file, which is created if it is missing, while the block runs; yield whether that succeeded.
 
-    On a file system without locks, it always succeeds.
+    On a file system without locks, it always succeeds. The process that holds the lock may remove the file.
 
     Args:
         path: must not be a symbolic link.
@@ -44,12 +44,31 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
     Raises:
         OSError: the file cannot be opened or created.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    held, handle = _open_locked(path, wait)
     try:
-        try:
-            held = take(handle, wait=wait)
-        except OSError:
-            held = True
         yield held
     finally:
         os.close(handle)
+
+
+def _open_locked(path: Path, wait: bool) -> tuple[bool, int]:
+    """Return whether the file is locked, and its handle; a file that another process removed before the lock was taken is created again."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            held = take(handle, wait=wait)
+        except OSError:  # no locks on this file system
+            return True, handle
+        except BaseException:
+            os.close(handle)
+            raise
+        if not held or _is_named(handle, path):
+            return held, handle
+        os.close(handle)
+
+
+def _is_named(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False

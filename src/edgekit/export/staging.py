@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
 from edgekit.export.pack import link_or_copy
-from edgekit.files import atomic_write, sha256, write_json
+from edgekit.files import atomic_write, new_folder, sha256, write_json
 from edgekit.foreign import Unreadable, read_json, read_npz
 from edgekit.locks import locked
 
@@ -123,7 +123,7 @@ def staged(output: Path) -> Iterator[Staging]:
     path = output.with_name(f".{output.name}.partial")
     with ExitStack() as lock:
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(new_folder(path))
             held = lock.enter_context(locked(path / _LOCK))
         except OSError as error:
             raise ExportError(

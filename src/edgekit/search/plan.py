@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from edgekit.data.splits import Splits
 from edgekit.errors import ExportError, RunError
 from edgekit.export.catalog import plan as variants_of
 from edgekit.export.catalog import split
-from edgekit.files import digest_of
+from edgekit.files import digest_of, new_folder
 from edgekit.recipe import Recipe
 from edgekit.search.budget import Limit
 from edgekit.search.candidates import Candidate
@@ -111,17 +112,22 @@ class SearchPlan:
         return digest_of([self.measuring_key(device, splits), self.training_key(splits), self.max_drop])[:16]
 
 
-def claim_folder(folder: Path) -> None:
-    """Make the folder of a search, or find it.
+@contextmanager
+def claimed_folder(folder: Path) -> Iterator[None]:
+    """Make the folder of a search, or find it; a new one is removed again if the block fails with nothing in it.
 
     Raises:
         RunError: it is a file, holds something else, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file", "choose another folder with --run")
-    try:
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "candidates").is_dir():
-            raise RunError(f"{folder}: is neither empty nor a search", "choose another folder with --run")
-        (folder / "candidates").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror}", "choose another folder with --run") from error
+    with ExitStack() as stack:
+        try:
+            if folder.is_dir() and any(folder.iterdir()) and not (folder / "candidates").is_dir():
+                raise RunError(f"{folder}: is neither empty nor a search", "choose another folder with --run")
+            stack.enter_context(new_folder(folder / "candidates"))
+        except OSError as error:
+            raise RunError(
+                f"{folder}: cannot be written: {error.strerror}", "choose another folder with --run"
+            ) from error
+        yield

@@ -25,7 +25,7 @@ from edgekit.search.candidates import Candidate
 from edgekit.search.devices import Device
 from edgekit.search.full import bundle_folder, train_in_full, winner_text
 from edgekit.search.measuring import Measuring
-from edgekit.search.plan import SearchPlan, claim_folder
+from edgekit.search.plan import SearchPlan, claimed_folder
 from edgekit.search.pruning import CLOSE, PruneToBudget, PruningOutcome, larger_neighbors, share_taken
 from edgekit.search.record import Record, in_epochs
 from edgekit.search.rounds import Scored, Training, check_trainable, not_faster, ranked
@@ -70,8 +70,8 @@ def search(
         KeyboardInterrupt, TrainingInterrupted: after Ctrl-C or a termination signal.
     """
     plan.check()
-    claim_folder(folder)
-    return _Search(plan, device, folder, storage, reuse, on_change, say).run()
+    with claimed_folder(folder):
+        return _Search(plan, device, folder, storage, reuse, on_change, say).run()
 
 
 class _Search:

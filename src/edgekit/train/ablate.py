@@ -176,9 +176,10 @@ def ablate(
     Raises:
         EdgekitError: of many kinds; all cells are checked before the first is trained.
     """
-    _claim(folder)
+    _refuse_other_files(folder)
     cells = _Cells(plan, folder, reuse)
     _check(plan, cells.images, folder)
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
     if storage is None:
         for planned in plan.cells:
             cells.add(*cells.train(planned), on_cell)
@@ -274,12 +275,11 @@ def cell_run(plan: AblationPlan, values: Sequence[str], folder: Path) -> Run:
     return Run(earlier if earlier.is_dir() and not today.is_dir() else today)
 
 
-def _claim(folder: Path) -> None:
+def _refuse_other_files(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file", "choose another folder with --run")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "cells").is_dir():
         raise RunError(f"{folder}: is neither empty nor an ablation", "choose another folder with --run")
-    (folder / "cells").mkdir(parents=True, exist_ok=True)
 
 
 def _check(plan: AblationPlan, images: _Images, folder: Path) -> None:

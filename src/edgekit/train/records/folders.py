@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import RunError
-from edgekit.files import copy_file, digest_of
+from edgekit.files import copy_file, digest_of, new_folder
 from edgekit.locks import locked
 from edgekit.machine import installed_packages
 from edgekit.result import now
@@ -98,6 +98,8 @@ def complete(
 def only_one(run: Run) -> Iterator[None]:
     """Make the run's folder and hold its lock, which the system releases however the process ends.
 
+    If the block fails before anything else is in the folder, the folder is removed again.
+
     Raises:
         RunError: the folder cannot be written, is not a run, or another process is training into it.
     """
@@ -107,7 +109,8 @@ def only_one(run: Run) -> Iterator[None]:
             ours = (run.path / _LOCK).exists() or any((run.path / stage / _RECORD).exists() for stage in STAGES)
             if run.path.is_dir() and not ours and any(run.path.iterdir()):
                 raise RunError(f"{run.path}: is neither empty nor a run", "choose another folder with --run")
-            run.path.mkdir(parents=True, exist_ok=True)
+            is_new = not (run.path / _LOCK).exists()
+            lock.enter_context(new_folder(run.path))
             held = lock.enter_context(locked(run.path / _LOCK))
         except OSError as error:
             raise RunError(
@@ -117,7 +120,11 @@ def only_one(run: Run) -> Iterator[None]:
             raise RunError(
                 f"{run.path}: another process is training into this run", "wait for it, or choose another --run"
             )
-        yield
+        try:
+            yield
+        finally:
+            if is_new and os.listdir(run.path) == [_LOCK]:
+                (run.path / _LOCK).unlink()
 
 
 def _forget_start(folder: Path) -> None:
