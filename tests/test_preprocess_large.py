@@ -91,7 +91,9 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_size_and_looks_the_same(monkeypatc
         assert reduced.size == size
         small = Preprocessing(image_size=32, resize_to=36)
         assert np.abs(small(reduced).astype(int) - small(whole)).mean() < 5
-    with pytest.raises(DataError, match=r"too many pixels: 100 x 76 is over the limit of 7,000"):
+    with pytest.raises(
+        DataError, match=r"too many pixels: 800 x 608, at 1/8 of its size 100 x 76, is over the limit of 7,000"
+    ):
         open_image(data, 7_000)
 
 

@@ -142,11 +142,13 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
     _register_heif()
     try:
         with _opened(source) as image:
-            _reduce(image, max_pixels)
+            stored = f"{image.width} x {image.height}"
+            scale = _reduce(image, max_pixels)
             pixels = image.width * image.height
             if pixels > max_pixels:
+                at = f", at 1/{scale} of its size {image.width} x {image.height}," if scale > 1 else ""
                 raise DataError(
-                    f"too many pixels: {image.width} x {image.height} is over the limit of {max_pixels:,}",
+                    f"too many pixels: {stored}{at} is over the limit of {max_pixels:,}",
                     "raise the limit with data.max_pixels in the recipe or with --max-pixels, or make the image smaller",
                     where=name,
                 )
@@ -217,16 +219,18 @@ def upright_size(path: Path) -> tuple[int, int]:
         raise DataError("not an image that Pillow can read" if unknown else str(error), where=path) from error
 
 
-def _reduce(image: Image.Image, max_pixels: int) -> None:
-    """Let libjpeg decode a large JPEG at a reduced size. The limit is never above 100 million, so that no option changes the pixels."""
+def _reduce(image: Image.Image, max_pixels: int) -> int:
+    """Let libjpeg decode a large JPEG at a reduced size; return by what it is divided. The limit is never above 100 million, so that no
+    option changes the pixels."""
     width, height = image.size
     if image.format not in {"JPEG", "MPO"}:
-        return
+        return 1
     scale = 1
     while scale < 8 and -(-width // scale) * -(-height // scale) > min(max_pixels, MAX_PIXELS):
         scale *= 2
     if scale > 1:
         image.draft(None, (width // scale, height // scale))
+    return scale
 
 
 def _is_reduced(image: Image.Image) -> bool:
