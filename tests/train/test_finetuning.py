@@ -20,7 +20,7 @@ from edgekit.train.loop.step import Batch, StepDraws
 from edgekit.train.stages.consistency import PseudoLabels
 from edgekit.train.stages.finetuning import FinetuneTask, Pool, layer_shares
 from edgekit.train.stages.linear_head import fit_linear, start_from_probe
-from edgekit.train.stages.teacher import left_out_error
+from edgekit.train.stages.teacher import fold_count, left_out_error
 from tests.helpers.distilled import CLASSES, NO_AUGMENTATION, Halting, classifier, images
 
 UNIFORM = torch.full((len(CLASSES),), 1 / len(CLASSES))
@@ -168,6 +168,14 @@ def test_layer_wise_decay_slows_the_early_layers() -> None:
     assert rates[id(last)] == pytest.approx(0.2)
     assert rates[id(first)] == pytest.approx(0.4 * shares[first])
     assert len(rates) == len(list(model.parameters()))
+
+
+def test_few_labels_are_left_out_one_by_one_and_many_of_many_classes_in_few_parts() -> None:
+    assert fold_count(100 * 512 * 10, 100) == 100
+    assert fold_count(1000 * 512 * 10, 1000) == 200
+    assert fold_count(600 * 512 * 300, 600) == 43
+    assert fold_count(6000 * 512 * 300, 6000) == 5
+    assert fold_count(3 * 10**12, 4) == 4
 
 
 def test_the_left_out_error_is_that_of_the_probe_on_the_others() -> None:

@@ -30,7 +30,8 @@ from edgekit.train.stages.linear_head import EmbeddingPart, start_from_probe
 from edgekit.train.stages.views import augment_for
 
 _SAMPLED = 2000  # images of the pool to measure shares and disagreement: a standard error of at most 1.1 points
-_LEFT_OUT = 200  # folds of the leave-one-out estimate, at most
+_MOST_FOLDS, _LEAST_FOLDS = 200, 5  # of the leave-one-out estimate
+_WORK = 4_000_000_000  # multiplications of one product of all folds: with 300 classes, a fold takes seconds
 
 
 class Finetuning:
@@ -195,13 +196,15 @@ class Finetuning:
 def left_out_error(features: Tensor, labels: Tensor) -> float | None:
     """Return the leave-one-out error of the linear probe on labeled images; None if a class has a single image.
 
+    Of many images, a fold holds out several.
+
     Args:
         features: (n, d), on the CPU.
         labels: int64 (n).
     """
     if int(labels.bincount().clamp(min=0)[labels.unique()].min()) < 2:
         return None
-    folds = min(len(labels), _LEFT_OUT)
+    folds = fold_count(features.numel() * len(labels.unique()), len(labels))
     wrong = 0
     for fold in range(folds):
         held = torch.arange(len(labels)) % folds == fold
@@ -210,3 +213,13 @@ def left_out_error(features: Tensor, labels: Tensor) -> float | None:
         predicted = linear_probe(features[~held], labels[~held], features[held])
         wrong += int((predicted != labels[held]).sum())
     return share_of(wrong, len(labels))
+
+
+def fold_count(work: int, images: int) -> int:
+    """Return in how many parts the images of a leave-one-out estimate are held out: one each, up to 200, of many classes fewer.
+
+    Args:
+        work: multiplications of one product of a fold: images x features x classes.
+        images: number of images.
+    """
+    return min(images, _MOST_FOLDS, max(_LEAST_FOLDS, _WORK // work))
