@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgekit.onnx_graph.values import producers
+
 _AT_LEAST_ZERO = {"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus"}
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -27,7 +29,7 @@ def fold_pool_padding(model: ModelProto) -> ModelProto:
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     for pad in [node for node in graph.node if node.op_type == "Pad"]:
         pools = _readers(graph, pad.output[0])
         fill = fill_of(pad, constants)

@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgekit.errors import ExportError
 from edgekit.onnx_graph.names import rename
+from edgekit.onnx_graph.values import producers
 
 LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for everything that is not weights
 _NEVER_FOLDED = {
@@ -124,7 +125,7 @@ def add_embedding(model: ModelProto, output: str, name: str) -> None:
         ExportError: the logits do not come from a linear layer over one vector per image.
     """
     graph = model.graph
-    makers = {value: node for node in graph.node for value in node.output}
+    makers = producers(graph)
     weights = {tensor.name for tensor in graph.initializer}
     node = makers.get(output)
     if node is not None and node.op_type == "Add":  # a bias of its own
@@ -213,7 +214,7 @@ def _rewire(graph: GraphProto, old: str, new: str) -> None:
 def _fold_batch_norms(graph: GraphProto) -> None:
     """Fold a BatchNorm into the convolution before it, if nothing else reads that: w' = w g / s, b' = (b - m) g / s + beta."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     readers: dict[str, int] = {}
     for name in (*(i for node in graph.node for i in node.input), *(output.name for output in graph.output)):
         readers[name] = readers.get(name, 0) + 1

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from edgekit.onnx_graph.values import producers
+
 LAYERS = {"Conv", "Gemm", "MatMul"}
 # Nodes allowed between two layers whose channels are scaled: f(s x) = s f(x) for each channel and every s > 0.
 HOMOGENEOUS = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"}
@@ -23,7 +25,7 @@ class LayerGraph:
     def __init__(self, model: ModelProto) -> None:
         self.model = model
         self.nodes = {node.name: node for node in model.graph.node}
-        self.maker = {name: node for node in model.graph.node for name in node.output}
+        self.maker = producers(model.graph)
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.readers: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:

@@ -24,6 +24,7 @@ from edgekit.machine import has_int8_dot_product
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import set_precision
 from edgekit.onnx_graph.tail import tail_of
+from edgekit.onnx_graph.values import producers
 from edgekit.quantization import Quantization
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.ranges import Method, select
@@ -155,7 +156,7 @@ def between_tokens(model: ModelProto) -> list[str]:
     products = [n.name for n in model.graph.node if n.op_type == "MatMul" and not known & set(n.input)]
     if not products:
         return []
-    by_output = {name: node for node in model.graph.node for name in node.output}
+    by_output = producers(model.graph)
 
     def fed(node: NodeProto) -> bool:
         makers = [by_output[name] for name in node.input if name in by_output]
@@ -179,7 +180,7 @@ def last_layer(model: ModelProto) -> NodeProto | None:
 
 def _last_nodes(model: ModelProto) -> list[NodeProto]:
     """Back from the main output until the layer that made them."""
-    by_output = {name: node for node in model.graph.node for name in node.output}
+    by_output = producers(model.graph)
     found: dict[str, NodeProto] = {}
     frontier = [model.graph.output[0].name]  # the main one, see `graph.onnx`
     while frontier:

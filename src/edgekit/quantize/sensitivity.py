@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from onnx import GraphProto, ModelProto, NodeProto
 
+from edgekit.onnx_graph.values import producers
 from edgekit.progress import Advance
 from edgekit.quantization import LayerSensitivityRecord
 from edgekit.quantize.blocks import name_of
@@ -116,8 +117,8 @@ def restore_float_inputs(quantized: ModelProto, float_model: ModelProto, exclude
         exclude: names of the nodes that stay in float.
     """
     graph = quantized.graph
-    maker = {name: node for node in graph.node for name in node.output}
-    float_maker = {name: node for node in float_model.graph.node for name in node.output}
+    maker = producers(graph)
+    float_maker = producers(float_model.graph)
     names = set(exclude)
     for node in list(graph.node):
         if node.name not in names or node.op_type not in LAYERS:

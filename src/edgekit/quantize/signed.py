@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgekit.onnx_graph.values import producers
+
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 CONVOLUTIONS = {"Conv", "ConvTranspose"}
 FEWEST_CHANNELS = 16  # input channels of a convolution; with fewer, INT8 is no faster than FP16
@@ -33,7 +35,7 @@ class Wiring:
     def __init__(self, model: ModelProto) -> None:
         graph = model.graph
         self.nodes = list(graph.node)
-        self.maker = {name: node for node in graph.node for name in node.output}
+        self.maker = producers(graph)
         self.readers = Counter(name for node in graph.node for name in node.input)
         self.readers.update(output.name for output in graph.output)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}

@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgekit.export.importers.rewire import names_in
 from edgekit.onnx_graph.names import unique
+from edgekit.onnx_graph.values import producers
 
 
 def free_batch(model: ModelProto, batch: int, *, every: bool = False) -> None:
@@ -60,7 +61,7 @@ def _reshape_for_gather(model: ModelProto, shapes: dict[str, list[int]], taken: 
     """Replace a Gather of every element in order by a Reshape: torch 2.15 writes a global pooling like that (`as_strided`)."""
     graph = model.graph
     constants = {t.name: t for t in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     for node in [n for n in graph.node if n.op_type == "Gather" and n.input[1] in constants]:
         flat = makers.get(node.input[0])
         if flat is None or flat.op_type != "Reshape" or flat.input[1] not in constants:

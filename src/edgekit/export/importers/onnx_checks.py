@@ -15,6 +15,7 @@ from edgekit.errors import ExportError
 from edgekit.foreign import Unreadable, read_bytes
 from edgekit.onnx_graph.build import OPSET, RANDOM
 from edgekit.onnx_graph.files import LARGEST, parse_onnx, read_external
+from edgekit.onnx_graph.values import producers
 
 _CONTROL = {"If", "Loop", "Scan"}
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
@@ -97,7 +98,7 @@ def refuse_training(model: ModelProto, path: Path) -> None:
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = producers(model.graph)
     for node in model.graph.node:
         if node.domain not in {"", "ai.onnx"}:
             continue

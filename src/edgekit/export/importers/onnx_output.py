@@ -17,6 +17,7 @@ from edgekit.errors import ExportError
 from edgekit.export.importers.answers import Reading, is_flat, multi_label, sigmoid, softmax, sum_to_one, to_logits
 from edgekit.export.importers.onnx_checks import type_name
 from edgekit.onnx_graph.names import unique
+from edgekit.onnx_graph.values import producers
 from edgekit.tasks.classification import LOGITS
 from edgekit.text import plural
 
@@ -207,7 +208,7 @@ def _difference(function: str, seen: NDArray[np.floating], rows: NDArray[np.floa
 
 
 def _path(graph: GraphProto, output: str) -> OutputTrace:
-    makers = {name: node for node in graph.node for name in node.output if name}
+    makers = producers(graph)
     constants = {t.name for t in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     passed: list[NodeProto] = []
     tensors, name = [output], output
