@@ -116,6 +116,45 @@ def test_a_record_that_cannot_be_is_refused(
         Gallery.open(path)
 
 
+@pytest.mark.parametrize("mapped_from", [0, 1 << 30])
+@pytest.mark.parametrize(
+    ("factor", "fault"),
+    [(1e30, "of length 1"), (0.5, "of length 1"), (1.01, "of length 1"), (np.nan, "finite"), (np.inf, "finite")],
+)
+def test_vectors_of_another_length_are_refused(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped_from: int, factor: float, fault: str
+) -> None:
+    monkeypatch.setattr(file, "MAPPED_FROM", mapped_from)
+    path = tmp_path / "a.gallery"
+    none = np.zeros_like(gallery.vectors[:1])  # the embedding of an image may be zeros
+    file.write(path, gallery.record, np.concatenate([none, gallery.vectors[1:]]), gallery.keys)
+    assert not Gallery.open(path).vectors[0].any()
+    file.write(
+        path,
+        gallery.record,
+        np.concatenate([gallery.vectors[:1] * np.float32(factor), gallery.vectors[1:]]),
+        gallery.keys,
+    )
+    with pytest.raises(DataError, match=f"a.gallery: not a gallery: its vectors are not {fault}"):
+        Gallery.open(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_shape_beyond_all_bounds_is_refused_without_a_warning(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "MAPPED_FROM", 0)
+    path = tmp_path / "a.gallery"
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4611686018427387904), }\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(file.VECTORS, b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        with archive.open(file.KEYS, "w") as entry:
+            np.lib.format.write_array(entry, gallery.keys)
+        archive.writestr(file.RECORD, gallery.record.model_dump_json(by_alias=True))
+    with pytest.raises(DataError, match="not a gallery"):
+        Gallery.open(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a gallery", b"{}"])
 def test_what_is_no_gallery_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.gallery").write_bytes(content)
