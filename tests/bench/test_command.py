@@ -268,17 +268,21 @@ def test_nothing_of_the_users_folder_is_imported_by_the_worker(
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("number", "options"),
     [
-        [],
-        ["--scenario", "server", "--rate", "5000"],
-        pytest.param(["--scenario", "offline", "--batch", "1"], marks=pytest.mark.extra),
-        pytest.param(["--scenario", "multi-stream", "--batch", "1", "--query", "4"], marks=pytest.mark.extra),
+        (signal.SIGINT, []),
+        (signal.SIGTERM, ["--scenario", "server", "--rate", "5000"]),
+        pytest.param(signal.SIGINT, ["--scenario", "offline", "--batch", "1"], marks=pytest.mark.extra),
+        pytest.param(
+            signal.SIGINT, ["--scenario", "multi-stream", "--batch", "1", "--query", "4"], marks=pytest.mark.extra
+        ),
         # LoadGen makes all its queries beforehand: at this rate as few as fit into memory.
-        pytest.param(["--loadgen", "--scenario", "server", "--rate", "1000"], marks=pytest.mark.extra),
+        pytest.param(signal.SIGINT, ["--loadgen", "--scenario", "server", "--rate", "1000"], marks=pytest.mark.extra),
     ],
 )
-def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: Path, options: list[str]) -> None:
+def test_a_stopped_bench_leaves_valid_results_marked_interrupted(
+    folder: Path, tmp_path: Path, number: signal.Signals, options: list[str]
+) -> None:
     out = tmp_path / "out"
     # A process group of its own, and one signal to the parent alone: it has to pass it on.
     child = subprocess.Popen(
@@ -294,9 +298,9 @@ def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: 
     # To load this model, prove it and warm up takes a fraction of a second of the processor's time.
     measuring = cpu_seconds(worker) + (0.5 if "--loadgen" in options else 2)
     until(lambda: cpu_seconds(worker) > measuring, child)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     stdout, stderr = child.communicate()
-    assert child.returncode == 130, stderr
+    assert child.returncode == 128 + number, stderr
     assert "onnx-fp32: interrupted before it was complete" in stdout
     assert "partial results were saved and marked as interrupted" in stderr
     [path] = out.glob("*.json")

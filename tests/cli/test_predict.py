@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -258,6 +259,28 @@ def test_a_list_is_answered_name_by_name_and_a_closed_pipe_ends_quietly(bundle: 
         running.stdin.close()
         assert running.stderr.read() == ""
         assert running.wait() == 141
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_predict_writes_what_it_has_and_says_by_what_it_was_stopped(
+    photos: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    bundle, found = make_bundle(tmp_path / "export", openvino=False, embedding=True), tmp_path / "found.npz"
+    command = [sys.executable, "-m", "edgekit", "predict", str(bundle.path), "-", "--embedding", str(found)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    (tmp_path / "tmp").mkdir()
+    with subprocess.Popen(command, text=True, env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}, **pipes) as running:
+        assert running.stdin
+        assert running.stdout
+        assert running.stderr
+        print(photos / "0.jpg", file=running.stdin, flush=True)
+        assert running.stdout.readline().startswith(str(photos / "0.jpg"))
+        running.send_signal(number)
+        assert running.wait() == 128 + number
+        assert running.stderr.read().splitlines()[-1] == "interrupted"
+    with np.load(found) as archive:
+        assert [Path(name).name for name in archive["files"]] == ["0.jpg"]
+    assert not any((tmp_path / "tmp").iterdir())
 
 
 def test_batches_and_thresholds(bundle: Bundle, photos: Path, edgekit: Command) -> None:

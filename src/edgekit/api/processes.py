@@ -20,6 +20,7 @@ from edgekit.children import ERROR_FILE, start
 from edgekit.errors import EdgekitError
 from edgekit.recipe import Recipe
 from edgekit.stages import STAGES
+from edgekit.stopping import was_stopped
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
 from edgekit.train.draws import run_of_draw
@@ -70,7 +71,7 @@ def train_in_processes(
         finally:
             listener.join(timeout=5)
             child.stdout.close()
-        if code == 130:
+        if was_stopped(code):
             raise KeyboardInterrupt
         if code:
             message = failed.read_text("utf-8") if failed.exists() else f"the training ended with exit code {code}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit import targets
+from edgekit import stopping, targets
 from edgekit.cli.choices import Number, TableChoice
 from edgekit.cli.devices import on_devices
 from edgekit.terminal import echo, echo_json
@@ -130,7 +130,7 @@ def command(
         print_latencies(job.bundle, outcome, job.left_out)
     if outcome.interrupted:
         echo("interrupted: partial results were saved and marked as interrupted", err=True)
-        click.get_current_context().exit(130)
+        click.get_current_context().exit(stopping.exit_code())
     job.require_measured(outcome, "measurements", ", see above")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit import stopping
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _bench(
             echo(f"error: {error}", err=True)
     if fleet.interrupted:
         echo("interrupted: partial results were saved and marked as interrupted", err=True)
-        click.get_current_context().exit(130)
+        click.get_current_context().exit(stopping.exit_code())
     fleet.require_measured(", see above")
 
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import click
 
-from edgekit import __version__
+from edgekit import __version__, stopping
 from edgekit.children import ERROR_FILE, end_with_parent
 from edgekit.errors import EdgekitError, one_line
 from edgekit.files import prepare_home
@@ -95,10 +95,11 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 success, 1 a check failed, 2 bad input, 70 a bug, 130 interrupted."""
+    """Run the command line. Exit codes: 0 success, 1 a check failed, 2 bad input, 70 a bug, 130 Ctrl-C, 143 SIGTERM."""
     end_with_parent()  # if this is one of several training processes
     prepare_streams()
-    code = _run()
+    with stopping.termination_as_interrupt():
+        code = _run()
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader closed the pipe, which is not an error
@@ -126,7 +127,7 @@ def _run() -> int:
     except (KeyboardInterrupt, click.Abort):
         if os.environ.get("WORLD_SIZE", "1") == "1":  # otherwise the process that started this one prints it
             _print_error("interrupted")
-        code = 130
+        code = stopping.exit_code()
     except click.ClickException as error:
         from edgekit.cli.usage import usage_error
 

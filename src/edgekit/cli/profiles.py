@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit import stopping
 from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json, new_console
 from edgekit.text import shortened
@@ -37,7 +38,7 @@ def profile_variants(job: BenchJob, as_json: bool) -> None:
         print_profiles(outcome.results, outcome.failed, job.left_out)
     if outcome.interrupted:
         echo("interrupted: the profiles so far were saved", err=True)
-        click.get_current_context().exit(130)
+        click.get_current_context().exit(stopping.exit_code())
     job.require_measured(outcome, "profiles", ", see above")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edgekit import stopping
 from edgekit.errors import EdgekitError
 
 
@@ -27,10 +28,11 @@ def interruptible() -> Iterator[None]:
     """Raise `TrainingInterrupted` on Ctrl-C and termination; the last checkpoint is complete at any time."""
 
     def stop(number: int, frame: Any) -> None:
+        stopping.remember(number)
         raise TrainingInterrupted
 
     try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in stopping.STOPS}
     except ValueError:  # not in the main thread: the caller handles signals
         yield
         return

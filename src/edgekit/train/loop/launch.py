@@ -22,6 +22,7 @@ from datetime import timedelta
 import torch
 from torch import distributed as dist
 
+from edgekit import stopping
 from edgekit.children import PARENT
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.processors import usable_cpus
@@ -76,7 +77,8 @@ def launch(devices: int, arguments: list[str]) -> int:
                 "run the same command again: it resumes from the last checkpoint, if there is one",
             ) from error
         return failure.exitcode
-    except SignalException:
+    except SignalException as stop:
+        stopping.remember(stop.sigval)
         raise KeyboardInterrupt from None
     return 0
 
