@@ -137,6 +137,9 @@ class Bench:
         if ended.code == 0:
             if difference := _difference(self.after, now):
                 faults.append(f"ended with 0 without having done its work: {difference}")
+        elif ended.code == 1 and point.kind == "eio":  # the other parts of its work are done, into other files
+            if not any(reason in ended.out + ended.err for reason in _REASONS[point.kind]):
+                faults.append(f"does not say why: {ended.out[-400:]}{ended.err[-400:]}")
         elif ended.code != 2:
             faults.append(f"ended with {ended.code}: {ended.err[-300:]}")
         elif len(errors) != 1 or not errors[0].startswith("error: "):
