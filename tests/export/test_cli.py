@@ -110,7 +110,7 @@ def test_no_such_run_and_a_run_without_a_student(
     assert edgekit(monkeypatch, "export", tmp_path / "nothing") == 2
     assert "no such run" in capsys.readouterr().err
     run = Run(tmp_path)
-    run.recipe_path.write_text("name: early\n")
+    run.recipe_path.write_text("name: early\ndata: {labeled: digits}\n")
     assert edgekit(monkeypatch, "export", tmp_path) == 2
     assert "the stage distill is not complete" in capsys.readouterr().err
 

@@ -82,7 +82,7 @@ def test_the_last_stage_is_found_by_the_names_of_the_parts(name: str, expected: 
 
 def test_an_ablation_varies_what_is_trained(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("name: tiny\n")
+    path.write_text("name: tiny\ndata: {labeled: digits}\n")
     plan = plan_values(path, [], ["finetune.train=all,last_stage,head", "data.labels=1,10"])
     assert [cell.recipe.finetune.train for cell in plan.cells] == [
         "all",
