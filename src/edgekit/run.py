@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekit import recipe as recipes
+from edgekit.arguments import checked
 from edgekit.errors import RunError
 from edgekit.files import digest_of, sha256, write_json
 from edgekit.foreign import Unreadable, read_json
@@ -77,6 +78,7 @@ class RunFolder:
         path: the folder; it need not exist yet.
     """
 
+    @checked()
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 

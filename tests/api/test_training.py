@@ -29,6 +29,7 @@ from tests.helpers.recipe_changes import TINY, changed
 Command = Callable[..., tuple[int, str, str]]
 SHORT = changed(TINY, pretrain__epochs=1, pretrain__optimizer={"warmup_epochs": 0}, distill__epochs=1,
                 distill__optimizer={"warmup_epochs": 0}, finetune__epochs=1, supervised__epochs=1, hardware__threads=1)  # fmt: skip
+DIGITS = {"data": {"labeled": "digits"}}
 command_line = pytest.fixture(lambda edgekit: edgekit)  # the command, under a name that is not the package's
 
 
@@ -126,10 +127,11 @@ def test_wrong_arguments_of_train_are_one_line(tmp_path: Path) -> None:
         (({"name": "x", "pretrian": {}},), {}, "pretrian"),
         ((42,), {}, "a recipe must be a path, a dictionary or an edgekit.Recipe, not int"),
         ((tmp_path / "nothing.yaml",), {}, "no such recipe"),
-        (({},), {"until": "pretraining"}, "'pretraining' is not a stage"),
-        (({},), {"draws": 3, "until": "pretrain"}, "leave until out"),
-        (({},), {"overrides": {"data.labels": 3, "data.labels.x": 3}}, "is a value, not a group of keys"),
-        (({},), {"overrides": ["data.labels"]}, "key.path=value"),
+        (({},), {}, "data names no images"),
+        ((DIGITS,), {"until": "pretraining"}, "'pretraining' is not a stage"),
+        ((DIGITS,), {"draws": 3, "until": "pretrain"}, "leave until out"),
+        ((DIGITS,), {"overrides": {"data.labels": 3, "data.labels.x": 3}}, "is a value, not a group of keys"),
+        ((DIGITS,), {"overrides": ["data.labels"]}, "key.path=value"),
     ):
         with pytest.raises(RecipeError, match=said) as error:
             edgekit.train(*arguments, run=tmp_path / "run", **options)
@@ -138,14 +140,16 @@ def test_wrong_arguments_of_train_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_the_same_from_a_file_a_dictionary_and_overrides(tmp_path: Path) -> None:
-    given = {"name": "x", "pretrain": {"method": "moco", "epochs": 7}}
+    given = {"name": "x", **DIGITS, "pretrain": {"method": "moco", "epochs": 7}}
     recipe = edgekit.Recipe.read(given)
     recipe.write(tmp_path / "recipe.yaml")
     assert edgekit.Recipe.read(tmp_path / "recipe.yaml") == load(tmp_path / "recipe.yaml") == recipe
-    (tmp_path / "short.yaml").write_text("name: x\npretrain: {method: moco}\n")
+    (tmp_path / "short.yaml").write_text("name: x\ndata: {labeled: digits}\npretrain: {method: moco}\n")
     for overrides in ({"pretrain.epochs": 7}, ["pretrain.epochs=7"], "pretrain.epochs=7"):
         assert edgekit.Recipe.read(tmp_path / "short.yaml", overrides) == recipe
-    assert given == {"name": "x", "pretrain": {"method": "moco", "epochs": 7}}, "the caller's dictionary was changed"
+    assert given == {"name": "x", **DIGITS, "pretrain": {"method": "moco", "epochs": 7}}, (
+        "the caller's dictionary was changed"
+    )
 
 
 def test_a_trained_model_is_one_line(student_run: edgekit.Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.api.arguments import several
+from edgekit.arguments import Count, CountOrZero, Positive, checked, several
 from edgekit.bench.bundle_bench import BenchJob, processor_list
 from edgekit.bench.profile_all import Profiles
 from edgekit.bench.rounds import BenchOutcome
@@ -20,23 +20,24 @@ from edgekit.terminal import echo
 _HERE = {"bundle", "output", "device", "python", "wheel", "keep"}  # arguments that concern this machine
 
 
+@checked()
 def bench(
     bundle: Bundle | Path | str,
     *,
     variant: str | Sequence[str] = (),
-    batch: int | Sequence[int] = (),
-    threads: int = 0,
+    batch: Count | Sequence[Count] = (),
+    threads: CountOrZero = 0,
     scenario: Scenario = "single-stream",
-    streams: int | None = None,
-    query: int = QUERY,
+    streams: CountOrZero | None = None,
+    query: Count = QUERY,
     rate: float | None = None,
     find_rate: float | None = None,
-    seed: int = 0,
+    seed: CountOrZero = 0,
     provider: Literal["cpu", "cuda", "tensorrt", "openvino", "gpu", "npu"] | None = None,
     cpus: str | Sequence[int] | None = None,
     loadgen: bool = False,
     profile: bool = False,
-    seconds: float | None = None,
+    seconds: Positive | None = None,
     quick: bool = False,
     output: Path | str | None = None,
     device: str | Sequence[str] = (),

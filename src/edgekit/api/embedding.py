@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from edgekit import run as runs
 from edgekit.api.extras import require
 from edgekit.api.runs import opened
+from edgekit.arguments import Count, CountOrZero, Within, checked
 from edgekit.processors import configure_openmp
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _ON_PAGE = 6  # neighbors shown per image
 
 
+@checked()
 def embed(
     run: runs.Run | Path | str,
     folder: Path | str,
@@ -27,10 +29,10 @@ def embed(
     of: Of = "encoder",
     output: Path | str | None = None,
     against: Literal["folder", "pool"] = "folder",
-    k: int = 10,
-    clusters: int | None = None,
-    points: int = 2000,
-    outliers: int = 10,
+    k: Count = 10,
+    clusters: Count | None = None,
+    points: Annotated[int, Within(2, 20_000)] = 2000,
+    outliers: CountOrZero = 10,
     neighbors: Path | str | Sequence[Path | str] = (),
 ) -> Embedding:
     """Write the features of the images in a folder, a map of them, and a list of unreadable files, like `edgekit embed`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -179,7 +180,7 @@ def _as_text(own: dict[str, Any]) -> dict[str, Any]:
     for name in ("mean", "std", "pixel_range"):
         value = options[name]
         if value is not None and not isinstance(value, str):
-            options[name] = ",".join(map(repr, map(float, value if isinstance(value, Sequence) else [value])))
+            options[name] = ",".join(map(repr, map(float, [value] if isinstance(value, Real) else value)))
     if options["classes"] is not None and not isinstance(options["classes"], str):
         options |= {"classes": None, "names": list(options["classes"])}
     return options

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.abstention import RULES
-from edgekit.api.arguments import several
+from edgekit.arguments import several
 from edgekit.errors import ExportError
 from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeLike
 from edgekit.targets import DEFAULT_TARGETS, every

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from edgekit import run as runs
 from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
-from edgekit.api.arguments import several
 from edgekit.api.export_model import OPTIONS_OF_OTHERS, ModelOfRun, Statistics, chosen_task, model_source, name_of
 from edgekit.api.export_options import (
     check_abstention,
@@ -19,6 +18,7 @@ from edgekit.api.export_options import (
     targets_of_task,
 )
 from edgekit.api.extras import require
+from edgekit.arguments import Count, Within, checked, several
 from edgekit.bundle import Bundle
 from edgekit.sizes import SizeLike
 from edgekit.targets import DEFAULT_TARGETS
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@checked("model", "which", "abstain", "size", "image_size")
 def export(
     model: nn.Module | runs.Run | Path | str,
     which: ModelOfRun | None = None,
@@ -43,12 +44,12 @@ def export(
     weights: Path | str | None = None,
     weights_key: str | None = None,
     size: SizeLike | None = None,
-    resize: int | None = None,
+    resize: Annotated[int, Within(4, 8192)] | None = None,
     interpolation: Literal["bilinear", "bicubic", "lanczos"] | None = None,
     fit: Literal["crop", "stretch"] | None = None,
     resize_rule: Literal["torchvision", "edgekit"] | None = None,
     pixel_range: str | tuple[float, float] | None = None,
-    max_pixels: int | None = None,
+    max_pixels: Count | None = None,
     mean: Statistics = None,
     std: Statistics = None,
     channels: Literal["rgb", "bgr"] | None = None,
@@ -56,8 +57,8 @@ def export(
     image_size: SizeLike | None = None,
     embedding: bool = False,
     task: str | None = None,
-    batch: int | None = None,
-    calibration_images: int = 300,
+    batch: Count | None = None,
+    calibration_images: Count = 300,
     few_images: bool = False,
     max_drop: float = 1.0,
     min_agreement: float = 0.0,
@@ -67,7 +68,7 @@ def export(
     max_ram: str | int | None = None,
     max_flash: str | int | None = None,
     ethos_u: str | None = None,
-    jobs: int | None = None,
+    jobs: Count | None = None,
     timing: bool = True,
     archive: bool = False,
     gate: bool = True,

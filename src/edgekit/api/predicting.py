@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.arguments import Count, CountOrZero, checked
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
 from edgekit.preprocess import MAX_PIXELS
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
     from edgekit.gallery import Gallery
 
 
+@checked()
 def load(
     bundle: Bundle | Path | str,
     variant: str | None = None,
     *,
     gallery: Gallery | Path | str | None = None,
-    threads: int = 0,
-    max_pixels: int = MAX_PIXELS,
+    threads: CountOrZero = 0,
+    max_pixels: Count = MAX_PIXELS,
     abstain: bool = True,
     abstain_below: float | None = None,
 ) -> Predictor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgekit.arguments import checked
 from edgekit.report.page import write_report
 from edgekit.run import Run
 
 
+@checked()
 def report(run: Run | Path | str, output: Path | str | None = None) -> Path:
     """Write the results of a run as one self-contained HTML page, like `edgekit report`.
 

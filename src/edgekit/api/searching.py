@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import run as runs
-from edgekit.api.arguments import several
 from edgekit.api.extras import require
+from edgekit.arguments import CountOrZero, Positive, checked, several
 from edgekit.errors import GateFailed, RecipeError, check_range
 from edgekit.processors import configure_openmp
 from edgekit.recipe import Overrides, Recipe, dump, read_yaml, recipe_of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekit.search.plan import SearchPlan
 
 
+@checked("recipe")
 def search(
     recipe: Recipe | Path | str | Mapping[str, Any],
     *,
@@ -31,10 +32,10 @@ def search(
     image_size: SizeLike | Sequence[SizeLike] = (),
     target: str | Sequence[str] = (),
     precision: str | Sequence[str] = (),
-    threads: int = 0,
+    threads: CountOrZero = 0,
     rounds: int = 2,
     reduction: int = 3,
-    seconds: float | None = None,
+    seconds: Positive | None = None,
     max_drop: float = 1.0,
     prune: bool = False,
     overrides: Overrides = (),
@@ -93,8 +94,6 @@ def search(
     limits = parse_budgets(several(budget))
     _within("rounds", rounds, 1, 6)
     _within("reduction", reduction, 2, 10)
-    if seconds is not None and not seconds > 0:
-        raise RecipeError(f"seconds: {seconds} is not possible", "give a number above 0")
     loaded = recipe_of(recipe, overrides)
     folder = Path("runs") / f"{loaded.name}-search" if run is None else Path(run)
     require("torch", "onnx", "optuna", *(["torch_pruning"] if prune else []))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from edgekit import run as runs
 from edgekit.api.extras import require
 from edgekit.api.runs import Run, opened
+from edgekit.arguments import Count, Within, checked
 from edgekit.errors import RecipeError
 from edgekit.processors import configure_openmp
 from edgekit.recipe import Overrides, Recipe, recipe_of
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
     from edgekit.train.stages.pipeline import Report
 
 
+@checked("recipe", "until")
 def train(
     recipe: Recipe | Path | str | Mapping[str, Any],
     *,
     run: runs.Run | Path | str | None = None,
     overrides: Overrides = (),
     reuse: runs.Run | Path | str | None = None,
-    devices: int | None = None,
-    nodes: int | None = None,
+    devices: Count | None = None,
+    nodes: Count | None = None,
     until: str = STAGES[-1],
-    draws: int = 1,
+    draws: Annotated[int, Within(1, 100)] = 1,
     on_stage: Callable[[Report, int], None] = lambda report, draw: None,
     on_start: Callable[[Splits], None] = lambda splits: None,
 ) -> Run:
@@ -123,6 +125,7 @@ def _train_here(
         raise KeyboardInterrupt(f"{current.path}: {after_interrupt(current)}") from None
 
 
+@checked("draws")
 def evaluate(run: runs.Run | Path | str, *, few_shot: Sequence[int] = (), draws: int = 100) -> Result:
     """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set, like `edgekit evaluate`; of a run of
     task anomaly, its detector.

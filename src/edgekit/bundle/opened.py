@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgekit import tasks
 from edgekit.abstention import DISTANCE
+from edgekit.arguments import checked
 from edgekit.bundle.manifest import MANIFEST, Manifest, listed_files, parse_manifest
 from edgekit.bundle.part import BundleFile
 from edgekit.bundle.variant import Variant
@@ -46,6 +47,7 @@ class Bundle:
         return tasks.find(self.manifest.task)
 
     @classmethod
+    @checked()
     def open(cls, path: Path | str, digest: str | None = None) -> Bundle:
         """Open a bundle's folder, its `bundle.json`, or a .zip of it, and compare every listed file with its digest.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.arguments import checked
 from edgekit.errors import DataError, near
 from edgekit.gallery import file
 from edgekit.gallery.record import Agreement, GalleryRecord
@@ -40,6 +41,7 @@ class Gallery:
         return len(self.vectors)
 
     @classmethod
+    @checked()
     def open(cls, path: Path | str) -> Gallery:
         """Read a gallery.
 
@@ -48,6 +50,7 @@ class Gallery:
         """
         return cls(*file.read(Path(path)))
 
+    @checked()
     def write(self, path: Path | str) -> None:
         """Write the gallery; a reader of `path` sees the old gallery or the new one.
 

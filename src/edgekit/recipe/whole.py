@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from edgekit.arguments import checked
 from edgekit.recipe.anomaly import Anomaly
 from edgekit.recipe.augmentation import Augmentation
 from edgekit.recipe.data import DataConfig
@@ -180,7 +181,10 @@ class Recipe(RecipePart):
         return self.pretrain.augmentation
 
     @classmethod
-    def read(cls, source: Path | str | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    @checked("source")
+    def read(
+        cls, source: Path | str | Mapping[str, Any], overrides: str | Sequence[str] | Mapping[str, Any] = ()
+    ) -> Recipe:
         """Read a recipe from a YAML file or a dictionary.
 
         Args:
@@ -195,6 +199,7 @@ class Recipe(RecipePart):
 
         return recipe_of(source, overrides)
 
+    @checked()
     def write(self, path: Path | str) -> None:
         """Write the whole recipe, defaults included, as YAML, atomically."""
         from edgekit.files import write_text

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from edgekit.arguments import checked
 from edgekit.errors import EdgekitError
 from edgekit.files import write_text
 from edgekit.foreign import Unreadable, read_bytes, understood
@@ -54,7 +55,8 @@ class Result(ResultPart):
         return cls(created=now(), command=command, seed=seed, machine=this_machine(), measurement=measurement)
 
     @classmethod
-    def read(cls, path: Path) -> Result:
+    @checked()
+    def read(cls, path: Path | str) -> Result:
         """Read a result file.
 
         Raises:

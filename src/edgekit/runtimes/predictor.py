@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.arguments import Count, checked
 from edgekit.bundle import Bundle, Variant
 from edgekit.confidence import Confidence
 from edgekit.errors import BundleError, DataError, EdgekitError, check_range, near
@@ -113,7 +114,8 @@ class Predictor:
     @overload
     def predict(self, source: ImageInput, top: int = 3, threshold: float | None = None, *, batch: int = 1) -> Any: ...
 
-    def predict(self, source: Any, top: int = 3, threshold: float | None = None, *, batch: int = 1) -> Any:
+    @checked()
+    def predict(self, source: Any, top: Count = 3, threshold: float | None = None, *, batch: Count = 1) -> Any:
         """What the model says of one image, or of each of a list.
 
         Args:
@@ -144,7 +146,8 @@ class Predictor:
             found.append(answer)
         return found
 
-    def predict_image(self, image: Image.Image, top: int = 3, threshold: float | None = None) -> Any:
+    @checked("image")
+    def predict_image(self, image: Image.Image, top: Count = 3, threshold: float | None = None) -> Any:
         """What the model says of one PIL image, for instance a camera's frame. The same as `predict`, for one image only.
 
         Raises:
@@ -153,7 +156,8 @@ class Predictor:
         """
         return self.predict_pixels(self._pixels(as_image(image, self.max_pixels))[None], top, threshold)[0]
 
-    def predict_pixels(self, pixels: NDArray[np.uint8], top: int = 3, threshold: float | None = None) -> list[Any]:
+    @checked("pixels")
+    def predict_pixels(self, pixels: NDArray[np.uint8], top: Count = 3, threshold: float | None = None) -> list[Any]:
         """Return answers for images that are already preprocessed as the bundle says.
 
         Args:
@@ -175,6 +179,7 @@ class Predictor:
         """Whether `explain` works: where the model's answer is a choice among classes."""
         return self.task.explains
 
+    @checked("source")
     def explain(
         self, source: ImageInput, of: str | None = None, *, advance: Callable[[int], object] = lambda steps: None
     ) -> Explanation:
@@ -236,12 +241,13 @@ class Predictor:
             return list(self.task.answers(outputs, self.classes, top, threshold))
         return list(self.task.answers_knowing(outputs, self.classes, top, threshold, self.known))
 
+    @checked()
     def predict_many(
         self,
         items: Iterable[_Item],
         *,
-        batch: int = 1,
-        top: int = 3,
+        batch: Count = 1,
+        top: Count = 3,
         threshold: float | None = None,
         read: Callable[[_Item], Image.Image] | None = None,
         ahead: bool = True,
