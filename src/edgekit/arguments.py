@@ -34,9 +34,7 @@ class Within:
 
     def holds(self, value: float) -> bool:
         """Whether a number is within the bounds; `nan` is not."""
-        return (
-            math.isfinite(value) and (self.least < value if self.more else self.least <= value) and value <= self.most
-        )
+        return value < math.inf and (self.least < value if self.more else self.least <= value) and value <= self.most
 
 
 Count = Annotated[int, Within(1)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import run as runs
-from edgekit.api.runs import opened
+from edgekit.api.runs import Run, opened
 from edgekit.errors import ExportError, near
 from edgekit.sizes import ImageSize
 from edgekit.stages import TRAINED_BY
@@ -32,9 +32,18 @@ OPTIONS_OF_OTHERS = (
 
 
 def chosen_task(
-    model: nn.Module | runs.Run | Path | str, which: ModelOfRun | None, task: str | None, embedding: bool
+    model: nn.Module | runs.Run | Path | str,
+    run: Run | None,
+    which: ModelOfRun | None,
+    task: str | None,
+    embedding: bool,
 ) -> tuple[str, ModelOfRun | None]:
     """Return what the bundle answers, and which model of a run that is; by its recipe, where the caller does not say.
+
+    Args:
+        model: to export.
+        run: `run_of(model)`.
+        which, task, embedding: as the caller says.
 
     Raises:
         ExportError: there is no such task, or it has no further embedding to give.
@@ -42,7 +51,6 @@ def chosen_task(
     if task is not None and task not in TASK_NAMES:
         hint = near(task, TASK_NAMES) or f"give one of {', '.join(TASK_NAMES)}"
         raise ExportError(f"no such task to export: {task}", hint)
-    run = _as_run(model)
     trained_for = DEFAULT if run is None else run.recipe.task
     if run is not None and task not in (None, RECOGNITION) and (task == MULTILABEL) != (trained_for == MULTILABEL):
         raise ExportError(f"--task {task}: {run.path} was trained for {trained_for}", "leave --task out")
@@ -67,10 +75,14 @@ def chosen_task(
     return task, which
 
 
-def _as_run(model: nn.Module | runs.Run | Path | str) -> runs.Run | None:
-    """Return the run that a model is given by; None where it is no run."""
+def run_of(model: nn.Module | runs.Run | Path | str) -> Run | None:
+    """Return the run that a model is given by; None where it is no run.
+
+    Raises:
+        RunError: there is no such run.
+    """
     if isinstance(model, runs.Run):
-        return model
+        return opened(model)
     if isinstance(model, (str, Path)):
         from edgekit.export.importers.kinds import kind_of
 
@@ -79,11 +91,11 @@ def _as_run(model: nn.Module | runs.Run | Path | str) -> runs.Run | None:
 
 
 def model_source(
-    model: nn.Module | runs.Run | Path | str, which: str | None, calibration_images: int, own: dict[str, Any],
+    model: nn.Module | runs.Run | Path | str, run: Run | None, which: str | None, calibration_images: int, own: dict[str, Any],
     image_size: ImageSize | None, scratch: Path, task: str = DEFAULT,
 ) -> ModelSource:  # fmt: skip
-    """Return the model to export, at the resolution `image_size` if it is set; checks that do not need torch come first."""
-    if (run := _as_run(model)) is not None:
+    """Return the model to export, at the resolution `image_size` if it is set; checks that do not need torch come first. `run` is `run_of(model)`."""
+    if run is not None:
         return _of_run(run, which, calibration_images, own, image_size, task)
     if which is not None:
         raise ExportError(f"--model {which}: {name_of(model)} is not a run", "leave --model out")
@@ -110,7 +122,7 @@ def model_source(
 
 
 def _of_run(
-    run: runs.Run,
+    run: Run,
     which: str | None,
     calibration_images: int,
     own: dict[str, Any],
@@ -118,7 +130,7 @@ def _of_run(
     task: str,
 ) -> ModelSource:
     set_options = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
-    run, which = opened(run), which or "student"
+    which = which or "student"
     if task == ANOMALY:
         return _of_detector(run, calibration_images, set_options, image_size)
     if which not in (*TRAINED_BY, _ENCODER):
@@ -138,7 +150,7 @@ def _of_run(
 
 
 def _of_detector(
-    run: runs.Run, calibration_images: int, set_options: list[str], image_size: ImageSize | None
+    run: Run, calibration_images: int, set_options: list[str], image_size: ImageSize | None
 ) -> ModelSource:
     run.require(ANOMALY)
     if set_options or image_size is not None:

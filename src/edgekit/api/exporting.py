@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from edgekit import run as runs
 from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
-from edgekit.api.export_model import OPTIONS_OF_OTHERS, ModelOfRun, Statistics, chosen_task, model_source, name_of
+from edgekit.api.export_model import (
+    OPTIONS_OF_OTHERS,
+    ModelOfRun,
+    Statistics,
+    chosen_task,
+    model_source,
+    name_of,
+    run_of,
+)
 from edgekit.api.export_options import (
     check_abstention,
     checked_size,
@@ -152,7 +160,8 @@ def export(
 
     plan(targets, precisions)  # refuses what does not fit before the model is looked at
     check_batch(targets, batch)
-    task, which = chosen_task(model, which, task, embedding)
+    run = run_of(model)
+    task, which = chosen_task(model, run, which, task, embedding)
     targets = targets_of_task(task, targets, "all" in several(target))
     ids = plan(targets, precisions)
     # Only an answer that may be unknown can be asked for without; thresholds of classes are always calibrated.
@@ -162,7 +171,7 @@ def export(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
     with scratch_folder("export") as scratch:
-        source = model_source(model, which, calibration_images, own, resolution, Path(scratch), task)
+        source = model_source(model, run, which, calibration_images, own, resolution, Path(scratch), task)
         if task == RECOGNITION:
             from edgekit.export.recognition import recognizer_of
 

@@ -82,7 +82,7 @@ def _fault(vectors: NDArray[np.float32]) -> str:
     for start in range(0, len(vectors), _BLOCK):
         part = vectors[start : start + _BLOCK]
         with np.errstate(over="ignore"):
-            squares = np.einsum("nd,nd->n", part, part)
+            squares = np.einsum("ij,ij->i", part, part)
         if not ((np.abs(squares - 1) < _LENGTH) | (squares == 0)).all():
             return "of length 1" if np.isfinite(part).all() else "finite"
     return ""

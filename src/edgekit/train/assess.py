@@ -34,12 +34,11 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
         DataError: the test set is empty, or a class has fewer labeled images than `few_shot` asks for.
     """
     recipe, test = run.recipe, splits.test
-    evaluation, own = score_run(run, splits, few_shot, draws)
+    evaluation, own, student = score_run(run, splits, few_shot, draws)
     if own is None:  # several classes an image: no answer is simply right or wrong
         return evaluation.model_copy(update={"draws": _recorded_draws(run, recipe, splits)})
     own, worst = with_worst(own, test, splits.classes)
-    if len(own.worst):  # of the student
-        student = load_classifier(run.stage_path("distill"), run.require("distill").outputs)
+    if student is not None and len(own.worst):
         own = with_maps(own, student, test, recipe, device_of(recipe))
     of_draws = _draws(run, recipe, splits)
     answers = [own, *(answers for _, answers in of_draws)]

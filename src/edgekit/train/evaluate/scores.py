@@ -14,6 +14,7 @@ from edgekit.answers import Answers
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits
 from edgekit.errors import DataError, EdgekitError
+from edgekit.models.classifier import Classifier
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, ModelCalibration, Result, Score
@@ -130,8 +131,9 @@ def share_right(right: Tensor) -> float:
 
 def score_run(
     run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS
-) -> tuple[Evaluation, Answers | None]:
-    """Return every score of a run's models on its test set, and the answers of its classifiers; None where images have several classes.
+) -> tuple[Evaluation, Answers | None, Classifier | None]:
+    """Return every score of a run's models on its test set, the answers of its classifiers (None where images have several classes), and its
+    student, if it has one.
 
     Args:
         run: with complete stages.
@@ -171,9 +173,10 @@ def score_run(
     ]  # fmt: skip
     scores += few_shot_scores(known, bank, queries, truth, splits.classes, few_shot, draws, recipe.seed, about)
 
-    logits, calibrations = {}, []
+    logits, calibrations, student = {}, [], None
     for name, stage in stages.items():
         classifier = load_classifier(run.stage_path(stage), records[stage].outputs)
+        student = classifier if name == "student" else student
         logits[name] = apply(classifier, test.images, mean, std, device, name)
         how = f"single center view, {LAST}{_chosen(run, stage)}"
         probed = None
@@ -188,7 +191,7 @@ def score_run(
         run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations,
         task=objective.task.name,
     )  # fmt: skip
-    return evaluation, answers_of(logits, test) if objective.one_class else None
+    return evaluation, answers_of(logits, test) if objective.one_class else None, student
 
 
 def _with_thresholds(

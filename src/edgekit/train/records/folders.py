@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,9 @@ def only_one(run: Run) -> Iterator[None]:
         try:
             yield
         finally:
-            if is_new and os.listdir(run.path) == [_LOCK]:
-                (run.path / _LOCK).unlink()
+            with suppress(OSError):
+                if is_new and os.listdir(run.path) == [_LOCK]:
+                    (run.path / _LOCK).unlink()
 
 
 def _forget_start(folder: Path) -> None:
