@@ -1,4 +1,4 @@
-"""Text that is shown: untrusted text without control characters and short enough for a line; a noun after a number."""
+"""Text that is shown: untrusted text without control characters and short enough for a line; a noun, and what images are, after a number."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def visible(text: str, keep: str = "") -> str:
 def plural(count: int, noun: str, ending: str = "s") -> str:
     """Return a noun as it stands after a number: `image` after 1, else `images`."""
     return noun if count == 1 else noun + ending
+
+
+def counted(count: int, are: str) -> str:
+    """Return how many images there are, and what they are in the words of a bundle: `300 probe images`, `1 test image`, or `the 20 images of one half
+    of the test images`."""
+    images = plural(count, "image")
+    return f"the {count:,} {images} of {are}" if " of the " in are else f"{count:,} {are.replace('images', images)}"
 
 
 def shortened(text: str, limit: int = _QUOTED) -> str:

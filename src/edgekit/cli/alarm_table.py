@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgekit.shares import percent
+from edgekit.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def print_alarms(manifest: Manifest, console: Console) -> None:
     measured = (
         ""
         if trained.quality is None
-        else f"; measured on {trained.quality.normal + trained.quality.anomalous} {trained.quality.are}"
+        else f"; measured on {counted(trained.quality.normal + trained.quality.anomalous, trained.quality.are)}"
     )
     console.print(f"{_set_by(trained)}{measured}", style="dim", highlight=False)
 
@@ -45,5 +46,5 @@ def _set_by(alarm: Alarm) -> str:
     """What set the threshold, in a sentence."""
     low, high = alarm.interval or (0.0, 1.0)
     if alarm.rule == "labeled":
-        return f"set by the best F1 on {alarm.images} {alarm.are}, at 95 % between {low:.4g} and {high:.4g}"
-    return f"set by {alarm.images} {alarm.are} for {percent(alarm.false_alarms or 0)} false alarms, truly {percent(low)} to {percent(high)}"
+        return f"set by the best F1 on {counted(alarm.images, alarm.are)}, at 95 % between {low:.4g} and {high:.4g}"
+    return f"set by {counted(alarm.images, alarm.are)} for {percent(alarm.false_alarms or 0)} false alarms, truly {percent(low)} to {percent(high)}"

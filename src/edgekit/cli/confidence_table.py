@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgekit.shares import percent
+from edgekit.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,8 +35,8 @@ def print_confidence(manifest: Manifest, console: Console) -> None:
     console.print(table)
     low, high = trained.interval
     console.print(
-        f"unknown: of {_of(trained.quality.images, trained.quality.are)}, all of known classes, by their {trained.rule}; asked for: "
-        f"{percent(trained.false_abstain)}, with {_of(trained.images, trained.are)} truly {percent(low)} to {percent(high)}; ECE and NLL: of the "
+        f"unknown: of {counted(trained.quality.images, trained.quality.are)}, all of known classes, by their {trained.rule}; asked for: "
+        f"{percent(trained.false_abstain)}, with {counted(trained.images, trained.are)} truly {percent(low)} to {percent(high)}; ECE and NLL: of the "
         "same images, before → after the temperature T",
         style="dim",
         highlight=False,
@@ -59,18 +60,13 @@ def _print_thresholds(manifest: Manifest, trained: ClassThresholds, console: Con
             table.add_row(name, f"{found.temperature:.2f}", *(f"{percent(a)} → {percent(b)}" for a, b in pairs))
     console.print(table)
     console.print(
-        f"F1 on {_of(trained.quality.images, trained.quality.are)}: with 0.5 for every class → with thresholds set on "
-        f"{_of(trained.images, trained.are)} "
+        f"F1 on {counted(trained.quality.images, trained.quality.are)}: with 0.5 for every class → with thresholds set on "
+        f"{counted(trained.images, trained.are)} "
         f"({trained.own} of {len(trained.thresholds)} classes have their own, the others share {trained.shared:.2f}); ECE: class-wise, before → "
         "after T",
         style="dim",
         highlight=False,
     )
-
-
-def _of(count: int, are: str) -> str:
-    """`300 probe images`, or `the 20 images of one half of the test images`."""
-    return f"the {count} images of {are}" if "half" in are else f"{count} {are}"
 
 
 def _cells(confidence: Confidence) -> list[str]:

@@ -9,6 +9,7 @@ from edgekit.cli.alarm_table import print_alarms
 from edgekit.cli.confidence_table import print_confidence
 from edgekit.shares import hundredths, percent
 from edgekit.terminal import echo, echo_json, new_console
+from edgekit.text import counted
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle, Speed, Variant
@@ -106,8 +107,7 @@ def _judged_on(provenance: dict[str, Any]) -> str:
     judged = provenance.get("judged_on") or {}
     if not {"images", "are"} <= judged.keys():
         return "its evaluation images"
-    are = judged["are"] if judged["images"] != 1 else judged["are"].replace("images", "image")
-    return f"{judged['images']:,} {are}"
+    return counted(judged["images"], judged["are"])
 
 
 def print_json(bundles: list[tuple[Bundle, Path | None]]) -> None:

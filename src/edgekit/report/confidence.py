@@ -14,6 +14,7 @@ from edgekit.report.facts import ReportFacts
 from edgekit.report.figures import LegendEntry, ReportFigure
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, path
 from edgekit.report.tables import Column, Table, TableCell
+from edgekit.text import counted
 
 
 def reliability(facts: ReportFacts) -> ReportFigure | None:
@@ -31,7 +32,7 @@ def reliability(facts: ReportFacts) -> ReportFigure | None:
         f"{key.label} {error}" for key, error in zip(keys, errors, strict=True)
     )
     svg = both(lambda size: _reliability([(kind, bins) for _, kind, bins in series], size, alt_text))
-    note = f"{show.count(quality.images)} {quality.are}; on the dashed line confidence is accuracy; a larger dot is more images"
+    note = f"{counted(quality.images, quality.are)}; on the dashed line confidence is accuracy; a larger dot is more images"
     return ReportFigure(svg, keys, note)
 
 
@@ -108,9 +109,7 @@ def _thresholds(manifest: Manifest, trained: ClassThresholds) -> Table:
             before, after = pick(one.quality) if one.quality is not None else (None, None)
             cells.append(TableCell(show.percent(after), after, note=f"from {show.percent(before)}"))
         rows.append(cells)
-    caption = (
-        f"Thresholds of the classes, set on {show.count(trained.images)} {trained.are}; a class is there from them on"
-    )
+    caption = f"Thresholds of the classes, set on {counted(trained.images, trained.are)}; a class is there from them on"
     return Table(caption, columns, rows, tall=len(rows) > 24)
 
 
@@ -125,7 +124,7 @@ def _row(name: str, confidence: Confidence, top1: float | None) -> list[TableCel
     quality, none = confidence.quality, TableCell(show.NONE)
     low, high = confidence.interval
     asked = (
-        f"by {confidence.rule}; asked: {show.percent(confidence.false_abstain)}, with {show.count(confidence.images)} {confidence.are} "
+        f"by {confidence.rule}; asked: {show.percent(confidence.false_abstain)}, with {counted(confidence.images, confidence.are)} "
         f"{show.hundredths(low)} – {show.hundredths(high)}"
     )
     cells = [
