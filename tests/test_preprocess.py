@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from edgekit.errors import DataError
+from edgekit.image_files import open_image
 from edgekit.preprocess import Preprocessing, read_image, to_rgb
 
 
@@ -47,6 +50,41 @@ def test_palette_without_transparency_becomes_its_colors() -> None:
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     image.putdata([0, 1, 2])
     assert pixels(encoded(image)).tolist() == [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
+
+
+def with_transparency(png: bytes, values: bytes) -> bytes:
+    """A PNG with other bytes in its tRNS chunk, the opacity of each color of its palette."""
+    out, at = png[:8], 8
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        kind, body = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+        body = values if kind == b"tRNS" else body
+        out += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        at += 12 + length
+    return out
+
+
+def test_more_opacities_than_colors_are_those_of_the_colors(tmp_path: Path) -> None:
+    """Found by fuzzing: Pillow refuses them (`palette index out of range`), which ended a training at the first such file."""
+    image = Image.new("P", (4, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
+    image.putdata([0, 1, 2, 3])
+    good = encoded(image, transparency=bytes([0, 255, 128, 255]))
+    many = with_transparency(good, bytes([0, 255, 128, 255, 7]) + bytes(200))
+    assert pixels(many).tolist() == pixels(good).tolist()
+    opened = Image.open(io.BytesIO(many))
+    before = opened.info["transparency"]
+    to_rgb(opened)
+    assert opened.info["transparency"] == before, "the caller's image was changed"
+
+
+def test_what_pillow_cannot_convert_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "gray.png"
+    path.write_bytes(encoded(Image.new("L", (2, 2))))
+    image = open_image(path)
+    image.info["transparency"] = "x"  # no opacity: stands for what a decoder lets through
+    with pytest.raises(DataError, match=r"gray\.png: cannot be converted to RGB: "):
+        to_rgb(image)
 
 
 def test_palette_with_transparency_is_laid_over_white() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgekit.errors import DataError
 from edgekit.foreign import Unreadable, open_regular
-from edgekit.pixel_range import REDUCED
+from edgekit.pixel_range import REDUCED, SOURCE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,6 +156,7 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
             with _room(pixels), _without_pillows_limit(pixels):
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)  # a copy would take the memory of another image
+            image.info[SOURCE] = name
             if reduced:
                 image.info[REDUCED] = True
             return image

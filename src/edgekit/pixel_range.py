@@ -256,6 +256,7 @@ class Depth:
         return cls(**counts, levels=levels)
 
 
+SOURCE = "edgekit_source"  # in the info of an image: the name of its file
 REDUCED = "edgekit_reduced"  # in the info of an image: its file has 16 bits per color, its pixels have 8
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
+from edgekit.errors import DataError
 from edgekit.image_files import MAX_PIXELS, as_image, bounded_decoding, open_image
-from edgekit.pixel_range import PixelRange, check_pixel_range, gray_image, is_deep
+from edgekit.pixel_range import SOURCE, PixelRange, check_pixel_range, gray_image, is_deep
 from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeBounds
 
 if TYPE_CHECKING:
@@ -218,7 +219,21 @@ def read_image(
 
 
 def to_rgb(image: Image.Image, pixel_range: PixelRange | None = None) -> Image.Image:
-    """Convert an image of any Pillow mode to 8-bit RGB (see `read_image` for the rules)."""
+    """Convert an image of any Pillow mode to 8-bit RGB (see `read_image` for the rules).
+
+    Raises:
+        DataError: Pillow cannot convert it, because its file is damaged.
+    """
+    try:
+        return _rgb(image, pixel_range)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises ValueError, OSError and others for a palette or a mode that cannot be
+        reason = str(error) or type(error).__name__
+        raise DataError(f"cannot be converted to RGB: {reason}", where=image.info.get(SOURCE, "")) from error
+
+
+def _rgb(image: Image.Image, pixel_range: PixelRange | None) -> Image.Image:
     if is_deep(image):
         return gray_image(image, pixel_range).convert("RGB")
     if image.mode == "La":  # premultiplied, in some TIFFs; Pillow converts it only to LA
@@ -228,10 +243,20 @@ def to_rgb(image: Image.Image, pixel_range: PixelRange | None = None) -> Image.I
     return image.convert("RGB")
 
 
+def _colors(image: Image.Image) -> int:
+    """Return the number of colors of a palette image."""
+    palette = image.palette
+    return 256 if palette is None else len(palette.palette) // len(palette.mode)
+
+
 def _over_white(image: Image.Image) -> Image.Image:
     """Blend a transparent image with white, in strips: as a whole, it would take four times its memory."""
     from PIL import Image
 
+    transparency = image.info.get("transparency")
+    if image.mode == "P" and isinstance(transparency, bytes) and len(transparency) > (colors := _colors(image)):
+        image = image.copy()  # the caller's stays as it is
+        image.info["transparency"] = transparency[:colors]  # damaged, or of a careless writer: Pillow refuses it
     rgb = Image.new("RGB", image.size)
     rows = max(1, _STRIP // max(1, image.width))
     for top in range(0, image.height, rows):
