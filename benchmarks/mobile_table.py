@@ -23,8 +23,8 @@ Every step leaves its result in FOLDER; a second call goes on with those that ar
 
 The result file is merged, not replaced: rows of other networks stay, and of the same network the files that this call does not make. `calls` says
 when, how and where the rows, and such files, were measured; each names its own. So one target can be added later: `--only vit_tiny --targets onnx
-executorch` (a ratio needs ONNX Runtime's float file in the same rounds). `load` is the machine's load average of five minutes when the files were
-timed; on a busy machine CPU seconds are more, too.
+executorch --keep onnx` (a ratio needs ONNX Runtime's float file in the same rounds). `load` is the machine's load average of five minutes when the
+files were timed; on a busy machine CPU seconds are more, too.
 """
 
 from __future__ import annotations
@@ -257,6 +257,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="names of networks")
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), help="of edgekit")
     parser.add_argument(
+        "--keep",
+        nargs="+",
+        default=[],
+        help="targets that this call needs for its ratios alone: their earlier files stay",
+    )
+    parser.add_argument(
         "--peer", default="", help="the Python of an environment with litert-torch and litert-quantizer"
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -275,6 +281,7 @@ def main() -> None:
         if arguments.only and name not in arguments.only:
             continue
         row = Steps(name, entry, arguments).run()
+        row["files"] = {file: e for file, e in row["files"].items() if file.split("-")[0] not in arguments.keep}
         call = {
             "created": now(),
             "command": shown(arguments),
