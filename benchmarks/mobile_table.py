@@ -21,10 +21,10 @@ milliseconds. The same of `against_official`: edgekit's LiteRT file over the off
 
 Every step leaves its result in FOLDER; a second call goes on with those that are missing, so several calls can share the work of a network.
 
-The result file is merged, not replaced: rows of other networks stay, and of the same network the files that this call does not make; both keep
-what they were measured with (`created`, `command`, `machine`, …) where it differs from this call's. So one target can be added later: `--only
-vit_tiny --targets onnx executorch` (a ratio needs ONNX Runtime's float file in the same rounds). `load` is the machine's load average of five
-minutes when the files were timed.
+The result file is merged, not replaced: rows of other networks stay, and of the same network the files that this call does not make. `calls` says
+when, how and where the rows, and such files, were measured; each names its own. So one target can be added later: `--only vit_tiny --targets onnx
+executorch --keep onnx` (a ratio needs ONNX Runtime's float file in the same rounds). `load` is the machine's load average of five minutes when the
+files were timed; on a busy machine CPU seconds are more, too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from edgekit.machine import this_machine
 from edgekit.result import now
 from mobile_measure import ROUNDS, compare, measure
 from mobile_networks import CALIBRATION, TESTED, UNTRAINED, Network, network, write_arrays, write_weights
-from result_files import rounded, write_rows
+from result_files import write_rows
 
 TARGETS = ("onnx", "openvino", "litert", "executorch")
 PRECISIONS = ("fp32", "int8")
@@ -216,29 +216,30 @@ class Steps:
         return row
 
 
-# What a result file says of all its rows.
-HOW = ("created", "command", "machine", "images", "rounds", "import_cpu_seconds")
+HOW = ("created", "command", "machine", "images", "rounds", "import_cpu_seconds")  # of a call
 
 
-def merged(earlier: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def merged(earlier: dict[str, Any], call: dict[str, Any], name: str, row: dict[str, Any]) -> dict[str, Any]:
     """A result file after a call.
 
     Args:
-        earlier: the file's content, or {}; each of its rows keeps of `HOW` what differs in `found`.
-        found: the content of a file with the rows of this call. Files of a network that only the earlier row has stay in it, and keep likewise.
+        earlier: the file's content, or {}; of a file without `calls`, what it says of all rows is its first call. What else it says, stays.
+        call: how the row was measured: when, by which command, on which machine.
+        name: of the network.
+        row: what was measured of it. Files that only its earlier row has stay in it.
     """
-    rows = {}
-    for name, row in earlier.get("networks", {}).items():
-        how = {key: earlier[key] for key in HOW if key in earlier and earlier[key] != found.get(key)}
-        if name not in found["networks"]:
-            rows[name] = {**row, **{key: value for key, value in how.items() if key not in row}}
-            continue
-        how |= {key: row[key] for key in HOW if key in row}
-        new = found["networks"][name]
-        older = {file: {**how, **entry} for file, entry in row["files"].items() if file not in new["files"]}
-        rows[name] = {**new, "files": {**new["files"], **older}}
-    added = {name: row for name, row in found["networks"].items() if name not in rows}
-    return {**found, "networks": {**rows, **added}}
+    calls = [*earlier.get("calls", [{key: earlier[key] for key in HOW if key in earlier}]), call]
+    networks = {other: {"call": 0, **old} for other, old in earlier.get("networks", {}).items()}
+    old = networks.get(name, {"call": 0, "files": {}})
+    older = {file: {"call": old["call"], **entry} for file, entry in old["files"].items() if file not in row["files"]}
+    networks[name] = {**row, "call": len(calls) - 1, "files": {**row["files"], **older}}
+    places = [*networks.values(), *(entry for other in networks.values() for entry in other["files"].values())]
+    used = sorted({place["call"] for place in places if "call" in place})
+    for place in places:
+        if "call" in place:
+            place["call"] = used.index(place["call"])
+    stays = {key: value for key, value in earlier.items() if key not in {*HOW, "calls", "networks"}}
+    return {**stays, "calls": [calls[i] for i in used], "networks": networks}
 
 
 def shown(arguments: argparse.Namespace) -> list[str]:
@@ -255,6 +256,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keeps the files and what each step found")
     parser.add_argument("--only", nargs="+", default=[], help="names of networks")
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), help="of edgekit")
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        default=[],
+        help="targets that this call needs for its ratios alone: their earlier files stay",
+    )
     parser.add_argument(
         "--peer", default="", help="the Python of an environment with litert-torch and litert-quantizer"
     )
@@ -274,17 +281,17 @@ def main() -> None:
         if arguments.only and name not in arguments.only:
             continue
         row = Steps(name, entry, arguments).run()
-        content = {
+        row["files"] = {file: e for file, e in row["files"].items() if file.split("-")[0] not in arguments.keep}
+        call = {
             "created": now(),
             "command": shown(arguments),
             "machine": this_machine().model_dump(),
             "images": {"calibration": CALIBRATION, "seed": 0},
             "rounds": arguments.rounds,
             "import_cpu_seconds": imports(),
-            "networks": {name: row},
         }
         earlier = json.loads(output.read_text()) if output.exists() else {}  # also of calls that ran meanwhile
-        write_rows(output, merged(earlier, rounded(content)))
+        write_rows(output, merged(earlier, call, name, row))
 
 
 if __name__ == "__main__":

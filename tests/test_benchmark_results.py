@@ -50,19 +50,23 @@ def test_a_written_row_stays_on_one_line(tmp_path: Path) -> None:
 
 
 def test_a_later_call_adds_to_the_table_of_mobile_runtimes() -> None:
-    old = {"created": "May", "machine": {"cores": 2, "os": "Linux"}, "rounds": 15}
-    new = {"created": "June", "machine": {"cores": 4, "os": "Linux"}, "rounds": 15}
     rows = {"a": {"load": 1, "files": {"onnx": {"ms": 1}, "litert": {"ms": 2}}}, "b": {"files": {"onnx": {"ms": 3}}}}
+    may = {"created": "May", "machine": {"cores": 2}}
     row = {"load": 5, "files": {"onnx": {"ms": 4}, "executorch": {"ms": 5}}}
-    found = mobile_table.merged({**old, "networks": rows}, {**new, "networks": {"a": row}})
-    how = {"created": "May", "machine": {"cores": 2, "os": "Linux"}}  # the rounds are the same
-    files = {"onnx": {"ms": 4}, "executorch": {"ms": 5}, "litert": {"ms": 2, **how}}
-    expected = {**new, "networks": {"a": {"load": 5, "files": files}, "b": {**rows["b"], **how}}}
-    assert found == expected
-    again = mobile_table.merged(found, {**new, "created": "July", "networks": {"c": row}})
-    assert again["networks"]["b"] == {**rows["b"], **how}  # not that of the file in which it came
-    assert again["networks"]["a"] == {"load": 5, "files": files, "created": "June"}
-    assert mobile_table.merged({}, expected) == expected
+    found = mobile_table.merged({**may, "install": 6, "networks": rows}, {"created": "June"}, "a", row)
+    assert list(found) == ["install", "calls", "networks"]
+    assert found["calls"] == [may, {"created": "June"}]
+    assert found["networks"]["b"] == {**rows["b"], "call": 0}
+    files = {"onnx": {"ms": 4}, "executorch": {"ms": 5}, "litert": {"ms": 2, "call": 0}}
+    assert found["networks"]["a"] == {"load": 5, "call": 1, "files": files}
+    # The first call is forgotten when nothing is left of it.
+    found = mobile_table.merged(found, {"created": "July"}, "b", rows["b"])
+    assert [call["created"] for call in found["calls"]] == ["May", "June", "July"]
+    assert found["networks"]["b"]["call"] == 2
+    found = mobile_table.merged(found, {"created": "August"}, "a", {"files": {**row["files"], "litert": {"ms": 6}}})
+    assert [call["created"] for call in found["calls"]] == ["July", "August"]
+    assert {name: row["call"] for name, row in found["networks"].items()} == {"a": 1, "b": 0}
+    assert mobile_table.merged({}, {"created": "May"}, "a", row)["calls"] == [{"created": "May"}]
 
 
 def test_the_export_sweep_reads_what_it_wrote(tmp_path: Path) -> None:
