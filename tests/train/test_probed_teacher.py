@@ -141,6 +141,7 @@ def test_an_estimate_counts_the_features_once(target: str, trainings: int) -> No
     assert len(times["distill"].trainings) == 1 + (1 - trainings)
 
 
+@pytest.mark.slow
 def test_an_estimate_does_not_count_the_features_that_the_run_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
