@@ -100,7 +100,7 @@ def refused(result: tuple[int, str], *parts: str) -> None:
         (["bench", "B", "--batch", "x"], "--batch: 'x' is not a whole number of at least 1 (see edgekit bench --help)"),
         (["bench", "B", "--seconds", "0"], "--seconds: 0.0 is not a number above 0 (see edgekit bench --help)"),
         (["bench", "B", "--seconds", "inf"], "--seconds: 'inf' is not a number above 0 (see edgekit bench --help)"),
-        (["predict", "B", "x.png", "--threshold", "nan"], "--threshold: 'nan' is not a number of at least 0 (see edgekit predict --help)"),
+        (["predict", "B", "x.png", "--threshold", "nan"], "--threshold: 'nan' is not a number (see edgekit predict --help)"),
         (["gallery", "test", "B", "G", "F", "--threshold", "nan"],
          "--threshold: 'nan' is not a number of at least -1 and at most 1 (see edgekit gallery test --help)"),
         (["transfer", "R", "F", "--test", "nan"], "--test: 'nan' is not a number above 0 and below 1 (see edgekit transfer --help)"),

@@ -342,7 +342,8 @@ def test_a_runtime_that_is_not_installed_names_its_extra(tmp_path: Path, photos:
             ["a.jpg", "--embedding", "a.npy"],
             "onnx-fp32 has no embedding output (export the bundle again with `edgekit export RUN --embedding`)",
         ),
-        (["a.jpg", "--threshold", "2"], "--threshold"),
+        (["a.jpg", "--threshold", "2"], "--threshold: 2 is not from 0 to 1"),
+        (["a.jpg", "--threshold", "-0.5"], "--threshold: -0.5 is not from 0 to 1"),
     ],
 )
 def test_arguments_that_do_not_go_together(

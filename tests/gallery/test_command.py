@@ -18,7 +18,7 @@ from PIL import Image
 
 import edgekit as package
 from edgekit.bundle import Bundle, BundleFile, Variant, write_manifest
-from edgekit.errors import DataError
+from edgekit.errors import DataError, EdgekitError
 from edgekit.gallery import Gallery, GalleryWarning, Recognition
 from edgekit.gallery.building import create
 from edgekit.runtimes.predictor import Predictor
@@ -115,6 +115,43 @@ def test_lines_for_people_and_a_threshold_of_ones_own(
     code, out, _ = edgekit("predict", bundle.path, "--gallery", gallery, photo, "--top", 1, "--threshold", 0)
     assert code == 0
     assert "unknown" not in out
+
+
+@pytest.mark.parametrize("similarity", [-1, -0.5, 1])
+def test_a_similarity_below_0_is_a_threshold_everywhere(
+    bundle: Bundle, shop: Path, tmp_path: Path, edgekit: Command, similarity: float
+) -> None:
+    """A cosine is from -1 to 1: what `create` takes as a threshold, `test`, `predict` and Python take, too."""
+    path, photo = tmp_path / "own.gallery", shop / "red" / "0.png"
+    assert edgekit("gallery", "create", bundle.path, shop, "--output", path, "--threshold", similarity)[0] == 0
+    own = json.loads(edgekit("predict", bundle.path, "--gallery", path, photo, "--json")[1])
+    given = json.loads(
+        edgekit("predict", bundle.path, "--gallery", path, photo, "--json", "--threshold", similarity)[1]
+    )
+    assert own == given
+    assert given["threshold"] == similarity
+    assert edgekit("gallery", "test", bundle.path, path, shop, "--threshold", similarity)[0] == 0
+    with package.load(bundle.path, gallery=path) as model:
+        answer = model.predict(photo, threshold=similarity)
+        assert answer.threshold == similarity
+        assert answer.known == (answer.similarity > similarity)
+
+
+@pytest.mark.parametrize("wrong", [-1.5, 1.01, float("nan")])
+def test_what_is_no_similarity_is_no_threshold_anywhere(
+    bundle: Bundle, shop: Path, gallery: Path, edgekit: Command, wrong: float
+) -> None:
+    line = f"threshold: {wrong:g} is not from -1 to 1"
+    with package.load(bundle.path, gallery=gallery) as model, pytest.raises(EdgekitError) as caught:
+        model.predict(shop / "red" / "0.png", threshold=wrong)
+    assert caught.value.message == line
+    with pytest.raises(EdgekitError) as caught:
+        create(bundle, shop, threshold=wrong)
+    assert caught.value.message == line
+    for command in (["gallery", "test", bundle.path, gallery, shop], ["predict", bundle.path, "--gallery", gallery, "a.png"]):
+        code, out, err = edgekit(*command, "--threshold", wrong)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert "--threshold" in err
 
 
 def test_every_runtime_answers_the_same_with_one_gallery(

@@ -17,7 +17,7 @@ from torch import nn
 
 from edgekit.files import sha256
 from edgekit.recipe import Hardware, Optimizer
-from edgekit.train.evaluate import apply
+from edgekit.train.evaluate import apply, several_outputs
 from edgekit.train.loop.checkpoint import CHECKPOINT, read_checkpoint
 from edgekit.train.loop.engine import fit
 from edgekit.train.loop.failures import Diverged, OutOfMemory
@@ -114,6 +114,25 @@ def test_an_evaluation_that_does_not_fit_goes_on_with_smaller_batches() -> None:
     found = apply(Small(), images, 0.0, 1.0, torch.device("cpu"))
     assert sizes == [300, 250, 125, 125, 50]
     np.testing.assert_allclose(found.numpy(), images.mean((1, 2)) / 255, rtol=1e-5)
+
+
+def test_a_detector_of_which_a_batch_does_not_fit_goes_on_with_smaller_ones() -> None:
+    """It gives a score and a map of each image."""
+    sizes = []
+
+    class Small(nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            sizes.append(len(images))
+            if len(images) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return images.amax((1, 2, 3)), images.mean(1)
+
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), dtype=np.uint8)
+    cpu = torch.device("cpu")
+    scores, maps = several_outputs(Small(), images, 0.0, 1.0, cpu, size=16, kept_on=cpu)
+    assert sizes == [10, 8, 4, 4, 2]
+    np.testing.assert_allclose(scores.numpy(), images.max((1, 2, 3)) / 255, rtol=1e-6)
+    np.testing.assert_allclose(maps.numpy(), images.mean(3) / 255, rtol=1e-5)
 
 
 def test_an_evaluation_of_which_not_one_image_fits_says_so() -> None:

@@ -41,7 +41,7 @@ _IN_JSON_LINES = "-"
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to print.")
 @click.option(
     "--threshold",
-    type=Number(0),
+    type=Number(),
     help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity; of anomaly "
     "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection "
     "and of several classes, the bundle's]",
@@ -117,7 +117,7 @@ def command(
     _check_arguments(images, video, as_json, embedding, abstain, abstain_below, gallery)
     from edgekit.bench.workload import Workload, check_parallel
     from edgekit.bundle import Bundle
-    from edgekit.errors import BundleError
+    from edgekit.errors import BundleError, check_range
     from edgekit.pixel_range import PixelRangeWarning
     from edgekit.preprocess import MAX_PIXELS
     from edgekit.runtimes.predictor import Predictor
@@ -128,8 +128,8 @@ def command(
     warnings.filterwarnings("ignore", category=PixelRangeWarning)  # printed at the end, with numbers
     check_parallel(threads, Workload())
     opened = Bundle.open(bundle)
-    if threshold is not None and threshold > 1 and not opened.task.alarms:
-        raise click.UsageError(f"--threshold {threshold:g}: a probability or a similarity is at most 1")
+    if threshold is not None:
+        check_range("--threshold", threshold, *_answers_by(gallery).thresholds(opened.task))
     if heatmap is not None and gallery is None and not (opened.task.alarms or opened.task.explains):
         raise BundleError(
             f"{bundle}: a bundle of the task {opened.task.name} gives no heat maps",
@@ -167,6 +167,14 @@ def command(
         echo(f"note: {note}", err=True)
     if job.failed:
         click.get_current_context().exit(1)
+
+
+def _answers_by(gallery: Path | None) -> type[Predictor]:
+    """Return the class that answers: with a gallery, or the model itself."""
+    from edgekit.gallery import Recognizer
+    from edgekit.runtimes.predictor import Predictor
+
+    return Predictor if gallery is None else Recognizer
 
 
 def recognizer(bundle: Bundle, gallery: Path, variant: str | None, threads: int, max_pixels: int) -> Recognizer:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, DataError
 from edgekit.gallery.content import Gallery
-from edgekit.gallery.record import Agreement, features, model_digest, variant_digest
+from edgekit.gallery.record import SIMILARITIES, Agreement, features, model_digest, variant_digest
 from edgekit.parity import cosines
 from edgekit.preprocess import MAX_PIXELS
 from edgekit.runtimes.predictor import Predictor
 from edgekit.runtimes.session import run_in_batches
 from edgekit.shares import percent
-from edgekit.tasks import EMBEDDING, UNKNOWN, Answer, Outputs
+from edgekit.tasks import EMBEDDING, UNKNOWN, Answer, Outputs, Task
 from edgekit.tasks.occlusion import log_odds
 from edgekit.tasks.recognition import TEMPERATURE
 
@@ -133,6 +133,11 @@ class Recognizer(Predictor):
         embeddings = outputs[EMBEDDING]
         found = self.gallery.nearest(embeddings, top)
         return [Recognition(nearest, least, embedding) for nearest, embedding in zip(found, embeddings, strict=True)]
+
+    @classmethod
+    def thresholds(cls, task: Task) -> tuple[float, float]:
+        """Return the least and the largest similarity, a cosine."""
+        return SIMILARITIES
 
     @property
     def explains(self) -> bool:

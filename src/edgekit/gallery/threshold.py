@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.conformal import fewest_samples, rank_beyond
-from edgekit.errors import DataError
-from edgekit.gallery.record import Threshold
+from edgekit.errors import DataError, check_range
+from edgekit.gallery.record import SIMILARITIES, Threshold
 from edgekit.gallery.search import leave_one_out
 from edgekit.shares import percent
 
@@ -36,7 +36,12 @@ def calibrate(
         counts: (classes,) rows of each class.
         false_accepts: share of unknown images that may be taken for a class; None: `value` is the threshold.
         value: a threshold that somebody has set; with neither, there is none.
+
+    Raises:
+        EdgekitError: `value` is no cosine.
     """
+    if value is not None:
+        check_range("threshold", value, *SIMILARITIES)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     labels = np.repeat(np.arange(len(counts)), counts)
     chosen = spread(len(vectors), _MOST)

@@ -5,7 +5,7 @@ its value and what would be accepted.
 """
 
 from edgekit.recipe.anomaly import Anomaly
-from edgekit.recipe.augmentation import Augmentation, Transformation
+from edgekit.recipe.augmentation import Augmentation, Tiles, Transformation
 from edgekit.recipe.budget import auto_epochs, epochs_of, settled, settled_stage, warmup_steps
 from edgekit.recipe.data import DataConfig, LabelCount
 from edgekit.recipe.method_table import METHODS, Pretrain
@@ -44,6 +44,7 @@ __all__ = [
     "RecipePart",
     "Supervised",
     "TeacherSource",
+    "Tiles",
     "Transformation",
     "auto_epochs",
     "dump",

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from edgekit.recipe.augmentation import Augmentation, Transformation
+from edgekit.recipe.augmentation import Augmentation, Tiles, Transformation
 from edgekit.recipe.networks import Architecture
 from edgekit.recipe.part import RecipePart
 from edgekit.recipe.training import Epochs, Optimizer, epochs_field, steps_field
@@ -77,6 +77,17 @@ class SimCLRConfig(MethodConfig):
         description="temperature of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)",
     )
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)  # SimCLR v1, section 2.1
+    tiles: Tiles | None = Field(
+        None,
+        description="compare windows of the images, not whole ones: both views are of the same window, and windows of other places are negatives, too. "
+        "For images that are nearly alike, such as photos of one part",
+    )
+
+    @model_validator(mode="after")
+    def _windows(self) -> SimCLRConfig:
+        if self.tiles is not None and self.one_branch is not None:
+            raise ValueError("tiles and one_branch exclude each other: remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _layers(self) -> SimCLRConfig:

@@ -26,7 +26,7 @@ from edgekit.runtimes import load, why_not
 from edgekit.runtimes.session import check_images, run_in_batches
 from edgekit.runtimes.trial import try_first
 from edgekit.targets import PRECISIONS, find_runtime, rank
-from edgekit.tasks import EMBEDDING, Answer, Outputs
+from edgekit.tasks import EMBEDDING, Answer, Outputs, Task
 from edgekit.tasks.occlusion import Explanation, occlusion_map
 from edgekit.tasks.task import is_finite
 from edgekit.tasks.unknown import Known, threshold_fault
@@ -129,6 +129,8 @@ class Predictor:
             The answer of the bundle's task, or a list of them in the order of the images: of a classification a `Prediction` each.
 
         Raises:
+            EdgekitError: the threshold is not within `thresholds`: a probability is from 0 to 1, a similarity from -1 to 1, an anomaly score
+                at least 0.
             DataError: an image cannot be read, or is none of these; of a list, the message says which one. To go on after such an
                 image, use `predict_many`.
             BundleError: the model gives values that are not finite.
@@ -162,13 +164,19 @@ class Predictor:
             threshold: see `predict`.
 
         Raises:
+            EdgekitError: the threshold is not within `thresholds`.
             DataError: another dtype or shape, or no image.
             BundleError: the model gives values that are not finite.
         """
         check_images(pixels, (*self.preprocessing.image_size, 3), None)
         if threshold is not None:
-            check_range("threshold", threshold, -math.inf, math.inf)
+            check_range("threshold", threshold, *self.thresholds(self.task))
         return self.answers(self._outputs(pixels), top, threshold)
+
+    @classmethod
+    def thresholds(cls, task: Task) -> tuple[float, float]:
+        """Return the least and the largest threshold of a task's answers: of a probability, or of an anomaly score."""
+        return (0.0, math.inf) if task.alarms else (0.0, 1.0)
 
     @property
     def explains(self) -> bool:

@@ -11,9 +11,10 @@ from edgekit.data.augment.draws import Draws
 from edgekit.data.augment.filters import add_noise, blur_kernel, cut_out, gaussian_blur, sobel
 from edgekit.data.augment.geometry import crop_resize_flip, random_boxes
 from edgekit.data.augment.one_branch import OneBranch
+from edgekit.data.augment.tiles import TiledAugment
 from edgekit.data.augment.transform import Augment
 
 __all__ = [
-    "Augment", "Draws", "OneBranch", "add_noise", "adjust_brightness", "adjust_contrast", "adjust_hue", "adjust_saturation", "blur_kernel",
-    "crop_resize_flip", "cut_out", "gaussian_blur", "luma", "random_boxes", "sobel",
+    "Augment", "Draws", "OneBranch", "TiledAugment", "add_noise", "adjust_brightness", "adjust_contrast", "adjust_hue", "adjust_saturation",
+    "blur_kernel", "crop_resize_flip", "cut_out", "gaussian_blur", "luma", "random_boxes", "sobel",
 ]  # fmt: skip

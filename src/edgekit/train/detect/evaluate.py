@@ -12,9 +12,7 @@ from edgekit.data.pixels import Pixels
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
 from edgekit.models.anomaly.detector import Detector
-from edgekit.models.pixels import normalize
 from edgekit.models.store import load_detector
-from edgekit.progress import progress
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Score
 from edgekit.run import Run
@@ -23,8 +21,7 @@ from edgekit.tasks.alarms import alarm_quality, set_alarm
 from edgekit.tasks.anomaly import ANOMALY_DETECTION, MAP, SCORE, image_labels
 from edgekit.tasks.anomaly_answers import FILE, AnomalyAnswers
 from edgekit.tasks.task import Outputs
-from edgekit.train.evaluate import device_of
-from edgekit.train.loop.devices import full_float32
+from edgekit.train.evaluate import device_of, several_outputs
 from edgekit.train.records.inputs import require_current
 
 MODEL = "detector"
@@ -112,14 +109,11 @@ def _decided(
 
 def _outputs(detector: Detector, images: Pixels, recipe: Recipe, title: str) -> Outputs:
     """Score (n,) and map (n, h, w) of uint8 images (n, h, w, 3), in float32."""
-    device, size = device_of(recipe), ANOMALY_DETECTION.batch
-    found = [(np.zeros(0, np.float32), np.zeros((0, *recipe.data.image_size), np.float32))]
-    model = detector.to(device)
-    with full_float32(), torch.inference_mode(), progress(title, len(images), unit="images") as advance:
-        for start in range(0, len(images), size):
-            batch = torch.tensor(np.asarray(images[start : start + size]), device=device)
-            score, heat = model(normalize(batch, recipe.data.mean, recipe.data.std))
-            found.append((score.float().cpu().numpy(), heat.float().cpu().numpy()))
-            advance(len(batch))
-    scores, maps = zip(*found, strict=True)
-    return {SCORE: np.concatenate(scores), MAP: np.concatenate(maps)}
+    data = recipe.data
+    if not len(images):
+        return {SCORE: np.zeros(0, np.float32), MAP: np.zeros((0, *data.image_size), np.float32)}
+    scores, maps = several_outputs(
+        detector, images, data.mean, data.std, device_of(recipe), title, size=ANOMALY_DETECTION.batch,
+        kept_on=torch.device("cpu"),
+    )  # fmt: skip
+    return {SCORE: scores.numpy(), MAP: maps.numpy()}

@@ -1,6 +1,6 @@
 """Evaluation: accuracy, kNN and linear probe, each number with the protocol that it was measured by."""
 
-from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
+from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs, several_outputs
 from edgekit.train.evaluate.probes import (
     KNN_NEIGHBORS,
     KNN_TEMPERATURE,
@@ -43,6 +43,7 @@ __all__ = [
     "per_class",
     "quality_on",
     "score_run",
+    "several_outputs",
     "share",
     "with_earlier_few_shot",
 ]

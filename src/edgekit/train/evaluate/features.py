@@ -30,20 +30,42 @@ def outputs(
     device: torch.device,
     title: str = "",
 ) -> Tensor:
-    """Compute a model's outputs (n, d) for uint8 images (n, h, w, 3), in evaluation mode and float32, on `device`.
+    """Compute a model's outputs (n, d) for uint8 images (n, h, w, 3): see `several_outputs`.
+
+    Args:
+        model: maps normalized float32 images (b, 3, s, s) to (b, d).
+        images, mean, std, device, title: see `several_outputs`.
+    """
+    (found,) = several_outputs(model, images, mean, std, device, title)
+    return found
+
+
+def several_outputs(
+    model: nn.Module,
+    images: Pixels,
+    mean: float,
+    std: float,
+    device: torch.device,
+    title: str = "",
+    size: int = BATCH,
+    kept_on: torch.device | None = None,
+) -> tuple[Tensor, ...]:
+    """Compute a model's outputs, (n, …) each, for uint8 images (n, h, w, 3), in evaluation mode and float32, on `device`.
 
     The model stays on `device`; the mode of each module is restored. No random number is drawn.
 
     Args:
-        model: maps normalized float32 images (b, 3, s, s) to (b, d).
-        images: read and copied batch by batch.
+        model: maps normalized float32 images (b, 3, h, w) to one tensor (b, …), or to a tuple of several.
+        images: n >= 1; read and copied batch by batch.
         mean: of the normalization, for pixels in [0, 1].
         std: of the normalization.
         device: where the outputs are computed.
         title: of the progress; empty: no progress (inside a training, which shows its own).
+        size: images of a batch; smaller batches follow where so many do not fit into memory.
+        kept_on: where the outputs are collected; default: `device`.
     """
-    parts: list[Tensor] = []
-    done, size = 0, BATCH
+    parts: list[tuple[Tensor, ...]] = []
+    done, where = 0, kept_on or device
     with (
         _evaluating(model), _uncompiled(model), full_float32(), torch.inference_mode(), _bar(title, len(images)) as advance,
     ):  # fmt: skip
@@ -55,18 +77,19 @@ def outputs(
             ):  # large images on a small GPU, hours after the training began: smaller batches give the same outputs
                 size //= 2
                 continue
-            parts.append(part)
-            done += len(part)
-            advance(len(part))
-    return torch.cat(parts)
+            parts.append(tuple(output.to(where) for output in part))
+            done += len(part[0])
+            advance(len(part[0]))
+    return tuple(torch.cat(own) for own in zip(*parts, strict=True))
 
 
 def _outputs_if_they_fit(
     model: nn.Module, images: NDArray[np.uint8], mean: float, std: float, device: torch.device
-) -> Tensor | None:
+) -> tuple[Tensor, ...] | None:
     """Compute the outputs of one batch; None if it does not fit into memory, but a smaller one may."""
     try:
-        return model(normalize(torch.tensor(images, device=device), mean, std)).float()
+        found = model(normalize(torch.tensor(images, device=device), mean, std))
+        return tuple(part.float() for part in (found if isinstance(found, tuple) else (found,)))
     except (RuntimeError, MemoryError) as error:
         if len(images) == 1 or not is_out_of_memory(error):
             raise

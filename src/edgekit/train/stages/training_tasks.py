@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from edgekit.data.augment import Augment, OneBranch
+from edgekit.data.augment import Augment, OneBranch, TiledAugment
 from edgekit.models.classifier import Classifier
 from edgekit.train.loop.collapse import effective_rank, projection_std
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
@@ -22,7 +22,7 @@ class PretrainTask(nn.Module):
         augment: makes the views.
     """
 
-    def __init__(self, method: Method, augment: Augment | OneBranch) -> None:
+    def __init__(self, method: Method, augment: Augment | OneBranch | TiledAugment) -> None:
         super().__init__()
         self.method = method
         self.augment = augment

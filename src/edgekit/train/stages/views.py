@@ -9,21 +9,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edgekit.data.augment import Augment, OneBranch
+from edgekit.data.augment import Augment, OneBranch, TiledAugment
 from edgekit.data.images import ImageSet
 from edgekit.files import write_bytes
 from edgekit.recipe import Augmentation, DataConfig, Recipe
+from edgekit.recipe.methods import SimCLRConfig
 from edgekit.train.loop.loader import seed_for
 
 _IMAGES, _VIEWS = 8, 7
 _TILE, _LARGEST = 64, 128  # pixels of the longer side of a tile, at least and at most
 
 
-def augmentation_of(recipe: Recipe, stage: str) -> Augment | OneBranch:
+def augmentation_of(recipe: Recipe, stage: str) -> Augment | OneBranch | TiledAugment:
     """Return the augmentation with which a stage trains: pretrain, finetune, distill or supervised."""
     config, data = getattr(recipe, stage).augmentation, recipe.data
     if stage == "pretrain" and recipe.pretrain.one_branch is not None:
         return OneBranch(config, recipe.pretrain.one_branch, data.image_size, data.mean, data.std)
+    if stage == "pretrain" and isinstance(recipe.pretrain, SimCLRConfig) and recipe.pretrain.tiles is not None:
+        return TiledAugment(config, recipe.pretrain.tiles, data.image_size, data.mean, data.std)
     return augment_for(config, data)
 
 
@@ -32,7 +35,7 @@ def augment_for(config: Augmentation, data: DataConfig) -> Augment:
     return Augment(config, data.image_size, data.mean, data.std)
 
 
-def draw_views(pool: ImageSet, augment: Augment | OneBranch, seed: int, path: Path) -> None:
+def draw_views(pool: ImageSet, augment: Augment | OneBranch | TiledAugment, seed: int, path: Path) -> None:
     """Write a PNG: one row an image of the pool, the image first, then random views of it."""
     chosen = np.random.default_rng(seed).choice(len(pool), size=min(_IMAGES, len(pool)), replace=False)
     pixels = torch.tensor(pool.images[np.sort(chosen)])
