@@ -2,8 +2,8 @@
 
     python benchmarks/anomaly_tiles.py --work /tmp/anomaly-tiles
 
-Two kinds of sets, several seeds each: edgekit's generated textures, and the drawn parts of drawn_parts.py, which are nearly identical. The recipe is the
-one that `edgekit init --task anomaly FOLDER` writes for the folder; only `pretrain.epochs` and `pretrain.tiles` differ. From each encoder, PatchCore
+Two kinds of sets, several seeds each: edgekit's generated textures, and the drawn parts of drawn_parts.py, which are nearly identical. The recipe is
+the one that `edgekit init --task anomaly FOLDER` writes for the folder; only `pretrain.epochs` and `pretrain.tiles` differ. From each encoder, PatchCore
 and PaDiM are built, and measured in float on the test images. `random` is the encoder before any training.
 
 Interrupted, the same command goes on: what is measured is in --output, runs lie below --work. The order is by seed, so that all cells of a seed are
@@ -64,7 +64,7 @@ def recipe_of(cell: dict[str, Any], data: Path, threads: int) -> Recipe:
     """The recipe that `init` writes, with the cell's length and instances."""
     content = read_yaml(anomaly_recipe_text(str(data))[0])
     content["seed"] = cell["seed"]
-    content["hardware"] = {"threads": threads, "precision": "fp32"}
+    content["hardware"] = {"threads": threads}
     content["pretrain"]["epochs"] = max(1, cell["epochs"])
     content["pretrain"].pop("tiles", None)
     if cell["instances"] not in {RANDOM, WHOLE}:
@@ -139,7 +139,9 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", default="10,40")
-    parser.add_argument("--instances", default=f"{WHOLE},0.375x4", help="whole, or side x count of tiles; separated by commas")
+    parser.add_argument(
+        "--instances", default=f"{WHOLE},0.375x4", help="whole, or side x count of tiles; separated by commas"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "anomaly_tiles.json")
     options = parser.parse_args()

@@ -67,7 +67,11 @@ def part(purpose: str, defect: str, number: int, seed: int) -> tuple[NDArray[np.
 
 def write_parts(folder: Path, seed: int, train: int, test_good: int, test_each: int) -> None:
     """Write a set in MVTec AD's layout: `train/good`, `test/<defect>`, `ground_truth/<defect>/*_mask.png`."""
-    listed = [("train", "good", train), ("test", "good", test_good), *(("test", defect, test_each) for defect in DEFECTS)]
+    listed = [
+        ("train", "good", train),
+        ("test", "good", test_good),
+        *(("test", defect, test_each) for defect in DEFECTS),
+    ]
     for purpose, defect, count in listed:
         (folder / purpose / defect).mkdir(parents=True)
         for number in range(count):

@@ -164,7 +164,7 @@ def test_16_bits_a_color_are_read_as_8_and_said(tmp_path: Path) -> None:
     """Pillow has no such mode: it keeps the high bytes, so that 12-bit colors come out dark."""
     (tmp_path / "a.png").write_bytes(_png_of_16_bit_rgb())
     decoded = decode(open_pool(str(tmp_path)), SMALL, 0)
-    assert any("1 images" in note and "16 bits per color" in note for note in decoded.notes)
+    assert any("1 image of" in note and "16 bits per color" in note for note in decoded.notes)
 
 
 def _png_of_16_bit_rgb() -> bytes:

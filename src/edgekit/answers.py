@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgekit.files import write_bytes
 from edgekit.foreign import Unreadable, read_npz
+from edgekit.text import counted
 
 FILE = "answers.npz"
 MODELS = ("teacher", "student", "supervised")
@@ -96,7 +97,10 @@ def read_answers(path: Path, classes: int) -> Answers:
             or array.dtype != np.int32
             or (count and not 0 <= array.min() <= array.max() < classes)
         ):
-            raise Unreadable(path, f"does not have predictions of {classes} classes for {max(0, count)} images")
+            raise Unreadable(
+                path,
+                f"does not have predictions of {counted(classes, 'class', 'classes')} for {counted(max(0, count), 'image')}",
+            )
     if any(array.shape != (count,) or array.dtype != np.float32 for array in probability.values()):
         raise Unreadable(path, "its probabilities are invalid")
     fits = (

@@ -27,6 +27,17 @@ def plural(count: int, noun: str, ending: str = "s") -> str:
     return noun if count == 1 else noun + ending
 
 
+def counted(count: int, noun: str, several: str = "") -> str:
+    """Return a number with its noun: `1 image`, `1,200 images`, `3 classes`.
+
+    Args:
+        count: of the things.
+        noun: of one of them.
+        several: the noun for several; default: with an s.
+    """
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
+
+
 def shortened(text: str, limit: int = _QUOTED) -> str:
     """Return at most `limit` characters of a text: its beginning, its end, and the number of characters left out between."""
     if len(text) <= limit:

@@ -218,7 +218,7 @@ def test_defects_in_the_training_folder(tmp_path: Path) -> None:
     root = mvtec(tmp_path)
     save(root / "train/scratch/1.png")
     assert "train/ must hold normal images alone" in wrong(root)
-    assert "scratch/ (1 images)" in wrong(root)
+    assert "scratch/ (1 image)" in wrong(root)
 
 
 def test_a_mask_of_another_size(tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_too_many_unreadable_files_are_refused_with_count_and_first_reasons(tmp_
 
 def test_nothing_readable_is_refused_whatever_the_share(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(DataError, match="none of its 1 images can be read"):
+    with pytest.raises(DataError, match="no image can be read, of 1"):
         decode(open_pool(str(tmp_path)), SMALL, 1.0)
 
 

@@ -117,7 +117,7 @@ def test_a_class_that_only_test_images_have_is_said() -> None:
     [
         (lambda labels: {"no.png": "even"} | labels, "line 2: no.png is not an image of data.pool"),
         (lambda labels: dict.fromkeys(labels, ""), "no image has a class"),
-        (lambda labels: dict.fromkeys(labels, "even"), r"labeled training images are of 1 classes \(even\)"),
+        (lambda labels: dict.fromkeys(labels, "even"), r"labeled training images are of 1 class \(even\)"),
         (lambda labels: dict(list(labels.items())[:10]), "no held-out image has a label"),
         (lambda labels: labels | {next(iter(labels)): "Odd"}, "odd differ only in case|Odd and odd"),
     ],
@@ -164,7 +164,7 @@ def test_a_pile_beside_a_test_set_of_its_own(own_test: str) -> None:
     assert (len(before.pool), len(before.labeled), len(before.test)) == (COUNT - 1, 0, 7)
     assert "003.png" not in before.pool.names
     assert before.classes == ["even", "odd"]
-    assert any("1 images of pile are also in the test set" in note for note in before.notes)
+    assert any("took 1 image of pile out of the pool: also in the test set" in note for note in before.notes)
     after = splits(write_labels({"000.png": "odd", "001.png": "even", "002.png": "odd"}), test=own_test)
     assert after.pool.digest == before.pool.digest
     assert (after.labeled.names, after.test.digest) == (["000.png", "001.png", "002.png"], before.test.digest)

@@ -127,7 +127,7 @@ def test_digits_are_rgb_over_the_whole_range() -> None:
         (lambda root: root.write_text("x"), "is not a folder"),
         (lambda root: root.mkdir(), "holds no images"),
         (lambda root: class_folders(root, {"cat": 2}), r"only one class \(cat\)"),
-        (lambda root: save(root / "loose.png"), "1 images but no sub-folder with images"),
+        (lambda root: save(root / "loose.png"), "1 image but no sub-folder with images"),
         (lambda root: class_folders(root, {"Cat": 1, "cat": 1}), "Cat and cat differ only in case"),
     ],
 )

@@ -148,8 +148,8 @@ def test_a_test_image_under_another_name_and_format_leaves_labeled_and_pool(phot
         save(folder / f"leak.{suffix}", read_image(test / "cat/000.png"))
     separate = load(photos, test=str(test), pool=str(pool))
     assert len(separate.pool) == 5
-    assert any("1 images of" in n and "also in the test set" in n and "photos" in n for n in separate.notes)
-    assert "1 images of the pool are also in the test set and were taken out of the pool" in separate.notes
+    assert any("took 1 image of" in n and "also in the test set" in n and "photos" in n for n in separate.notes)
+    assert "took 1 image out of the pool: also in the test set" in separate.notes
     assert "cat/leak.bmp" not in load(photos, test=str(test)).pool.names
     assert_apart(separate)
 
@@ -172,7 +172,7 @@ def test_copies_in_the_pool_are_kept_and_counted_and_pictures_of_two_classes_are
     save(photos / "dog/both.png", picture("both"))
     splits = load(photos, pool=str(pool))
     assert len(splits.pool) == 4
-    assert "1 images of the pool are copies of others in it and were kept" in splits.notes
+    assert "kept 1 copy of other images in the pool" in splits.notes
     where = "cat/both.png = dog/both.png"
     assert any("1 pictures are in more than one class" in note and where in note for note in splits.notes)
 

@@ -41,7 +41,9 @@ def test_places_are_uniform_up_to_the_border() -> None:
     """Of 9 rows of corners each has a ninth of the draws; a count beyond 5 standard deviations is no chance."""
     images = torch.zeros(4000, 12, 24, 3, dtype=torch.uint8)
     images[..., 1], images[..., 2] = torch.arange(12)[:, None], torch.arange(24)
-    corners = TiledAugment(Augmentation(), Tiles(side=1 / 3, count=1), (12, 24), 0.5, 0.25).windows(images, seeded())[:, 0, 0]
+    corners = TiledAugment(Augmentation(), Tiles(side=1 / 3, count=1), (12, 24), 0.5, 0.25).windows(images, seeded())[
+        :, 0, 0
+    ]
     for column, places in ((1, 9), (2, 21)):
         found = np.bincount(corners[:, column].numpy(), minlength=places)
         assert len(found) == places

@@ -193,7 +193,7 @@ def test_images_that_are_none(edgekit: Run) -> None:
     Path("broken/a.png").write_text("no image either")
     for folder, says in (
         ("nowhere", "no such folder"), ("empty", "holds no images"), ("text", "holds no images"),
-        ("broken", "none of its 1 images can be read"), ("model.onnx", "is not a folder"),
+        ("broken", "no image can be read, of 1"), ("model.onnx", "is not a folder"),
     ):  # fmt: skip
         line = refused(edgekit, "model.onnx", "--calibrate", folder, *PIXELS)
         assert says in line
@@ -210,7 +210,7 @@ def test_images_that_are_none(edgekit: Run) -> None:
     [
         ("cat\ndog\nowl\n", "has 2 classes, but --classes names.txt names 3 (cat, dog, owl)"),
         ("cat\n\ndog\n", "line 2 is empty"),
-        ("cat\n", "names 1 classes"),
+        ("cat\n", "names 1 class"),
         ('["cat", null]', "null is not the name of a class"),
         ('{"0": "cat", "2": "dog"}', "names 2 classes, but none has the index 1"),
         ('["cat"', "is not JSON"),

@@ -148,7 +148,10 @@ def test_what_is_no_similarity_is_no_threshold_anywhere(
     with pytest.raises(EdgekitError) as caught:
         create(bundle, shop, threshold=wrong)
     assert caught.value.message == line
-    for command in (["gallery", "test", bundle.path, gallery, shop], ["predict", bundle.path, "--gallery", gallery, "a.png"]):
+    for command in (
+        ["gallery", "test", bundle.path, gallery, shop],
+        ["predict", bundle.path, "--gallery", gallery, "a.png"],
+    ):
         code, out, err = edgekit(*command, "--threshold", wrong)
         assert (code, out, len(err.splitlines())) == (2, "", 1)
         assert "--threshold" in err

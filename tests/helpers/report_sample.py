@@ -78,7 +78,7 @@ def make_data(run: Run, classes: list[str]) -> None:
         splits[name] = {"images": images, "side": 32, "digest": "0" * 64}
         if name != "pool":
             splits[name]["per_class"] = dict.fromkeys(classes, images // len(classes))
-    notes = ["12 images of the pool are also in the test set and were taken out of the pool"]
+    notes = ["took 12 images out of the pool: also in the test set"]
     write_json(folder / "splits.json", splits | {"skipped": 2, "notes": notes})
     skipped = [("scans/0172.tif", "image file is truncated"), ("notes.txt.png", "not an image that Pillow can read")]
     write_rows(folder / "skipped.csv", [("file", "reason"), *skipped])

@@ -91,7 +91,7 @@ def test_what_is_no_image_is_refused(session: Session) -> None:
             session.run(images)
     with pytest.raises(DataError) as error:
         session.run(some_images(2))
-    assert "takes exactly 1 images per run" in error.value.hint
+    assert "takes exactly 1 image per run" in error.value.hint
     assert session.run(some_images(1)).shape == (1, 6)  # still
 
 

@@ -25,6 +25,7 @@ from edgekit.errors import BundleError, EdgekitError
 from edgekit.files import write_text
 from edgekit.foreign import MOST_JSON, Unreadable, parse_json, read_bytes
 from edgekit.preprocess import Preprocessing
+from edgekit.text import counted
 from edgekit.validation import first_problem
 
 # 1 knew classification alone, and said nothing of a task; 3 is 2 with a confidence, which an older edgekit would leave out of its answers.
@@ -94,7 +95,9 @@ class Manifest(ManifestPart):
             if isinstance(confidence, Confidence) != task.abstains and confidence is not None:
                 raise ValueError(f"it has a confidence that is not one of the task {self.task}")
             if isinstance(confidence, ClassThresholds) and len(confidence.thresholds) != len(self.classes):
-                raise ValueError(f"it has {len(confidence.thresholds)} thresholds for {len(self.classes)} classes")
+                raise ValueError(
+                    f"it has {counted(len(confidence.thresholds), 'threshold')} for {counted(len(self.classes), 'class', 'classes')}"
+                )
             if isinstance(confidence, Confidence) and confidence.rule == DISTANCE and self.geometry is None:
                 raise ValueError("the rule for unknown is a distance, and the bundle lists no geometry")
         return self

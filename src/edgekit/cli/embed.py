@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.terminal import echo, echo_json, new_console
+from edgekit.text import counted
 
 if TYPE_CHECKING:
     from edgekit.train.analysis.embed import Embedding
@@ -145,7 +146,7 @@ def _print(embedding: Embedding, files: dict[str, Path], outliers: int) -> None:
     width = embedding.features.shape[1]
     unreadable = f"; {len(embedding.skipped)} could not be read" if embedding.skipped else ""
     console.print(
-        f"{len(embedding.files)} images of {embedding.source.where}, {width} features each of the {embedding.model.of}{unreadable}"
+        f"{counted(len(embedding.files), 'image')} of {embedding.source.where}, {width} features each of the {embedding.model.of}{unreadable}"
     )
     if outliers:
         table = Table("image", "anomaly", "nearest", title="Outliers", title_justify="left")

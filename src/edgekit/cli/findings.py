@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.shares import hundredths, percent
+from edgekit.text import counted
 
 if TYPE_CHECKING:
     from edgekit.result import Advice, Difference, Draw, ModelCalibration
@@ -45,7 +46,7 @@ def difference_lines(differences: Sequence[Difference]) -> list[str]:
         verdict = "" if d.shown else ": no significant difference"
         lines += paragraph(
             f"student minus {NAMES.get(d.second, d.second)}{over}: {hundredths(d.value, signed=True)} points "
-            f"(95 % interval {hundredths(low, signed=True)} to {hundredths(high, signed=True)}, {d.samples} images){verdict}",
+            f"(95 % interval {hundredths(low, signed=True)} to {hundredths(high, signed=True)}, {counted(d.samples, 'image')}){verdict}",
             rest="  ",
         )
     return lines

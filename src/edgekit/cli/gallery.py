@@ -11,6 +11,7 @@ import click
 
 from edgekit.cli.choices import Number
 from edgekit.terminal import echo, echo_json
+from edgekit.text import counted
 
 if TYPE_CHECKING:
     from edgekit.gallery import Gallery
@@ -245,13 +246,13 @@ def _show(path: Path, made: Made, as_json: bool) -> None:
         echo_json(json.dumps(content, ensure_ascii=False))
         return
     if made.skipped:
-        echo(f"note: skipped {_count(made.skipped, 'image')} that the gallery holds already", err=True)
+        echo(f"note: skipped {counted(made.skipped, 'image')} that the gallery holds already", err=True)
     record = gallery.record
     size = 0
     with suppress(OSError):
         size = path.stat().st_size
     echo(
-        f"{path}: {_count(len(gallery), 'image')} of {_count(len(gallery.classes), 'class', 'classes')}, "
+        f"{path}: {counted(len(gallery), 'image')} of {counted(len(gallery.classes), 'class', 'classes')}, "
         f"{record.features} features by {record.variant} of {record.bundle}, {size / 1e3:,.0f} kB"
     )
     for line in (*_threshold_lines(record.threshold), *_agreement_lines(gallery)):
@@ -268,7 +269,7 @@ def _threshold_lines(threshold: Threshold) -> list[str]:
         how = (
             "as given"
             if threshold.false_accepts is None
-            else f"for {percent(threshold.false_accepts, 0)} false accepts, from {_count(threshold.impostors, 'image')} "
+            else f"for {percent(threshold.false_accepts, 0)} false accepts, from {counted(threshold.impostors, 'image')} "
             "as if of unknown classes"
         )
         lines.append(f"unknown up to a similarity of {threshold.value:.3f}: {how}")
@@ -278,7 +279,7 @@ def _threshold_lines(threshold: Threshold) -> list[str]:
             "" if threshold.false_rejects is None else f", {percent(threshold.false_rejects)} would be called unknown"
         )
         lines.append(
-            f"leaving one out: {percent(threshold.top1)} of {_count(threshold.genuine, 'image')} right{rejected}"
+            f"leaving one out: {percent(threshold.top1)} of {counted(threshold.genuine, 'image')} right{rejected}"
         )
     return lines
 
@@ -287,7 +288,7 @@ def _agreement_lines(gallery: Gallery) -> list[str]:
     from edgekit.shares import percent
 
     return [
-        f"{name} names the same class for {percent(found.share)} of {_count(found.images, 'image')}, mean cosine {found.cosine:.3f}"
+        f"{name} names the same class for {percent(found.share)} of {counted(found.images, 'image')}, mean cosine {found.cosine:.3f}"
         for name, found in gallery.record.agreement.items()
     ]
 
@@ -313,7 +314,3 @@ def _print_scores(found: GalleryScores, threshold: float | None, variant: str) -
     width = max((len(name) for name, _ in worst), default=0)
     for name, (images, right) in worst:
         echo(f"  {name:<{width}}  {right:,} of {images:,}")
-
-
-def _count(count: int, one: str, several: str = "") -> str:
-    return f"{count:,} {one if count == 1 else several or f'{one}s'}"

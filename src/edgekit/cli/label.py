@@ -13,7 +13,7 @@ import click
 
 from edgekit.processors import configure_openmp
 from edgekit.terminal import echo, echo_json
-from edgekit.text import plural
+from edgekit.text import counted
 
 if TYPE_CHECKING:
     from edgekit.train.analysis.suggest import Suggestions
@@ -116,7 +116,7 @@ def _keep_classes(path: Path, suggestions: Suggestions) -> None:
         if row.get("class", "").strip() and suggestions.labeled.get(row.get("file", "")) != row["class"].strip()
     ]
     if filled:
-        count = f"{len(filled)} {plural(len(filled), 'class', 'es')} that the run was not trained with"
+        count = f"{counted(len(filled), 'class', 'classes')} that the run was not trained with"
         raise DataError(
             f"{path}: would be replaced, but it holds {count}: {filled[0].get('file', '')}, {filled[0]['class']}{', …' if len(filled) > 1 else ''}",
             f"train with `--set data.labels={path}` first, or give another --output",

@@ -15,7 +15,7 @@ from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.terminal import echo, echo_json
-from edgekit.text import plural
+from edgekit.text import counted, plural
 
 if TYPE_CHECKING:
     from edgekit.data.splits import Splits
@@ -211,7 +211,7 @@ def teacher_lines(metrics: dict[str, Any]) -> list[str]:
 
 def _detector(metrics: dict[str, Any]) -> tuple[str, list[str]]:
     """What a detector was built from, and a note on the images that were left out."""
-    size = f", a bank of {metrics['bank']:,} patches" if "bank" in metrics else ""
+    size = f", a bank of {counted(metrics['bank'], 'patch', 'patches')}" if "bank" in metrics else ""
     levels = ", ".join(f"{name} {height} x {width}" for name, height, width in metrics["levels"])
     notes = (
         [f"           {metrics['trimmed']} of the most unusual images were left out (trimmed.csv)"]

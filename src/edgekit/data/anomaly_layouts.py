@@ -18,6 +18,7 @@ from edgekit.data.source import ImageSource, at
 from edgekit.data.textures import GOOD, TEXTURES, texture, textures
 from edgekit.errors import DataError
 from edgekit.recipe import DataConfig
+from edgekit.text import counted
 from edgekit.walk import ImageFile, Walk, is_folder
 
 KEY = "data.normal"
@@ -169,12 +170,13 @@ class _Folders:
             images = len(inside[odd[0]])
             more = f", and {len(odd) - 1} more folders" if len(odd) > 1 else ""
             raise DataError(
-                f"{at(KEY, self.where)}: {name}/ must hold normal images alone, in {name}/{GOOD}/, but it has {odd[0]}/ ({images} images){more}",
+                f"{at(KEY, self.where)}: {name}/ must hold normal images alone, in {name}/{GOOD}/, but it has {odd[0]}/ "
+                f"({counted(images, 'image')}){more}",
                 f"move it into {self.where}/test/; or if its images are normal, into {self.where}/{name}/{GOOD}/",
             )
         files = [file for sub in inside.values() for file in sub]
         if files and loose:
-            self.notes.append(f"{len(loose)} images of {self.where}/{name} are in no folder and are left out")
+            self.notes.append(f"left out {counted(len(loose), 'image')} of {self.where}/{name} in no folder")
         self._add(files or loose, part, GOOD)
 
     def _test(self) -> None:

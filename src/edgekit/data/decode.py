@@ -23,6 +23,7 @@ from edgekit.files import digest_of
 from edgekit.machine import this_machine
 from edgekit.pixel_range import Depth
 from edgekit.preprocess import Preprocessing, bounded_decoding
+from edgekit.text import counted
 
 CACHE_SCHEMA = 3  # 3: the order of the two passes of resizing no longer depends on Pillow
 _MEMORY_SHARE = 0.5  # share of the memory that decoded images may take; networks and other programs need the rest
@@ -251,9 +252,11 @@ def _skipped(source: ImageSource, index: _Index, max_skipped: float) -> list[Ski
     first = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     if len(skipped) == total:
-        raise DataError(f"{source.where}: none of its {total} images can be read: {first}{more}", "replace them")
+        raise DataError(
+            f"{source.where}: no image can be read, of {total}: {first}{more}", "replace them"
+        )
     raise DataError(
-        f"{source.where}: {len(skipped)} of {total} images cannot be read, more than data.max_skipped ({max_skipped:g}) allows: "
+        f"{source.where}: {len(skipped)} of {counted(total, 'image')} cannot be read, more than data.max_skipped ({max_skipped:g}) allows: "
         f"{first}{more}",
         "repair or delete them, or raise data.max_skipped",
     )

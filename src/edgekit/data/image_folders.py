@@ -14,7 +14,7 @@ from edgekit.data.source import ImageSource, at, refuse_same_but_case
 from edgekit.errors import DataError
 from edgekit.files import write_bytes
 from edgekit.preprocess import MAX_PIXELS, open_image
-from edgekit.text import plural
+from edgekit.text import counted, plural
 from edgekit.walk import ImageFile, Walk, is_folder
 
 
@@ -50,7 +50,7 @@ def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> I
     if not files:
         if loose:
             raise DataError(
-                f"{at(key, where)}: holds {loose} images but no sub-folder with images",
+                f"{at(key, where)}: holds {counted(loose, 'image')} but no sub-folder with images",
                 "put the images of each class into a sub-folder",
             )
         raise DataError(

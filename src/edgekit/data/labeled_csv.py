@@ -13,7 +13,7 @@ from edgekit.data.label_table import LabelTable, normal, position_of, read_label
 from edgekit.data.source import ImageSource, at, refuse_same_but_case
 from edgekit.errors import DataError, near
 from edgekit.recipe import DataConfig
-from edgekit.text import plural
+from edgekit.text import counted
 from edgekit.walk import is_system
 
 _NAMES = ("labels", "train", "training", "classes", "annotations")  # of files that are meant to be read
@@ -77,8 +77,8 @@ def _source(where: str, key: str, table: LabelTable, several: bool, max_pixels: 
     found = table.found[[first[i] for i in rows]]
     opened = images.subset(rows)
     notes = [
-        f"{where}: {table.describe()}; {len(table.classes)} {plural(len(table.classes), 'class', 'es')}, "
-        f"{len(rows)} {plural(len(rows), 'image')}, {found.sum() / len(rows):.2f} classes an image"
+        f"{where}: {table.describe()}; {counted(len(table.classes), 'class', 'classes')}, "
+        f"{counted(len(rows), 'image')}, {found.sum() / len(rows):.2f} classes an image"
         + _not_one(found.sum(axis=1), [table.lines[first[i]] for i in rows])
     ]
     if table.split:
@@ -114,7 +114,7 @@ def _not_one(counts: NDArray[np.int64], lines: list[int]) -> str:
         if which.any():
             at_line = min(line for line, found in zip(lines, which.tolist(), strict=True) if found)
             count = int(which.sum())
-            text += f", {count} {plural(count, 'image')} {words} (line {at_line}{', …' if count > 1 else ''})"
+            text += f", {counted(count, 'image')} {words} (line {at_line}{', …' if count > 1 else ''})"
     return text
 
 
@@ -134,7 +134,7 @@ def _check_one(table: LabelTable, where: str) -> None:
         return
     row = int((counts != 1).argmax())
     names = ", ".join(table.classes[c] for c in np.flatnonzero(table.found[row])[:3])
-    what = f"{counts[row]} classes ({names})" if counts[row] else "no class"
+    what = f"{counted(counts[row], 'class', 'classes')} ({names})" if counts[row] else "no class"
     raise DataError(
         f"{where}, line {table.lines[row]}: {table.files[row]} has {what}, but a classification has one for each image",
         "set task: multilabel, or correct the file",

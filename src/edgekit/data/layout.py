@@ -28,6 +28,7 @@ from edgekit.image_files import MAX_PIXELS, image_header
 from edgekit.pixel_range import DEEP
 from edgekit.recipe import DataConfig
 from edgekit.sizes import ImageSize
+from edgekit.text import counted
 from edgekit.walk import is_system
 
 SIZES = (32, 64, 96, 128, 224)
@@ -171,7 +172,7 @@ def _check_classes_alone(folder: str, folders: list[Path], special: list[Path]) 
         )
     if special and special[0].name.lower() in _TEST:
         raise DataError(
-            f"{folder}: holds {len(open_pool(folder).names)} images and no labels",
+            f"{folder}: holds {counted(len(open_pool(folder).names), 'image')} and no labels",
             f"put some images of each class (20 are enough to begin) into {where}/train/CLASS/ and all others into {where}/unlabeled/",
         )
 

@@ -17,6 +17,7 @@ from edgekit.data.labels import read_classes, share, shuffled
 from edgekit.data.source import ImageSource, refuse_same_but_case
 from edgekit.errors import DataError
 from edgekit.recipe import DataConfig
+from edgekit.text import counted
 
 Rows = NDArray[np.int64]
 
@@ -86,7 +87,7 @@ def divide_pile(
     else:
         held_out, held_contents = np.zeros(0, dtype=np.int64), set(own_test.digests)
         copies = sum(d in held_contents for d in digests if d)
-        notes = [f"{copies} images of {source.where} are also in the test set and were taken out of the pool"]
+        notes = [f"took {counted(copies, 'image')} of {source.where} out of the pool: also in the test set"]
         notes = notes if copies else []
     training = np.array([i for i, d in enumerate(digests) if d and d not in held_contents], dtype=np.int64)
     if len(training) < 2:
@@ -118,7 +119,7 @@ def _hold_out(source: ImageSource, digests: Sequence[str], fraction: float, seed
     contents = list(first)[: share(len(first), fraction)]
     held_out = set(contents)
     copies = sum(digests[i] in held_out for i in order) - len(contents)
-    notes = [f"{copies} images of {source.where} are copies of held-out images and were taken out of the pool"]
+    notes = [f"took {counted(copies, 'copy', 'copies')} of held-out images of {source.where} out of the pool"]
     return np.array([first[d] for d in contents], dtype=np.int64), notes if copies else []
 
 
@@ -164,7 +165,7 @@ def _check(path: str, classes: list[str], labels: NDArray[np.int64], budget: Row
     if len(trained) < 2:
         names = ", ".join(classes[c] for c in sorted(trained)) or "none"
         raise DataError(
-            f"data.labels: {path}: the labeled training images are of {len(trained)} classes ({names})",
+            f"data.labels: {path}: the labeled training images are of {counted(len(trained), 'class', 'classes')} ({names})",
             "label training images of at least two classes; `edgekit label suggest` lists them",
         )
     if test is not None and not len(test):

@@ -17,6 +17,7 @@ from edgekit.data.workers import slow_progress
 from edgekit.errors import DataError
 from edgekit.preprocess import open_image
 from edgekit.recipe import DataConfig
+from edgekit.text import counted
 
 _OPEN = 64  # open shards at a time
 
@@ -57,11 +58,9 @@ def open_shards(files: Files, key: str, data: DataConfig, labeled: bool) -> Imag
         first = f": {lost[0].path}: {lost[0].reason}" if lost else ""
         raise DataError(f"{at(key, files.where)}: its shards hold no usable image{first}", "see docs/data.md, Shards")
     if others:
-        notes.append(
-            f"{others} images of {files.where} are left out: their samples have several images, and one is used"
-        )
+        notes.append(f"left out {counted(others, 'image')} of {files.where}: of the images of a sample, one is used")
     if bare:
-        notes.append(f"{bare} samples of {files.where} hold no image and are left out")
+        notes.append(f"left out {counted(bare, 'sample')} of {files.where} without an image")
     classes, numbers = numbered(labels, data.class_names, at(key, files.where)) if labeled else ([], None)
     paths = [files.path(i) for i in range(len(files.names))]
     return ImageSource(

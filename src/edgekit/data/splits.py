@@ -27,6 +27,7 @@ from edgekit.pixel_range import PixelRange
 from edgekit.preprocess import Preprocessing
 from edgekit.recipe import DataConfig
 from edgekit.run import Run
+from edgekit.text import counted
 
 _MANY_BYTES = 1 << 30  # a label budget above this size is streamed if the pool is
 
@@ -172,7 +173,7 @@ def _divided(
         pool = _without_labels(_chosen(source, decoded, division.training))
     copies = len(pool) - len(set(pool.digests))
     if copies:
-        store.notes.append(f"{copies} images of the pool are copies of others in it and were kept")
+        store.notes.append(f"kept {counted(copies, 'copy', 'copies')} of other images in the pool")
     return Splits(source.classes, pool, labeled, probe, test, store.skipped, store.notes)
 
 
@@ -252,9 +253,7 @@ def _pool(source: ImageSource, decoded: Decoded, test: ImageSet, probe: ImageSet
         copies = copies_of(decoded.digests, other.digests) & free
         free &= ~copies
         if copies.any():
-            notes.append(
-                f"{int(copies.sum())} images of the pool are also in the {name} set and were taken out of the pool"
-            )
+            notes.append(f"took {counted(int(copies.sum()), 'image')} out of the pool: also in the {name} set")
     if not free.any():
         raise DataError(
             f"data.pool: {source.where}: all its images are in the test or probe set",

@@ -22,6 +22,7 @@ from edgekit.errors import DataError, near
 from edgekit.foreign import Unreadable, parse_json, understood
 from edgekit.preprocess import open_image
 from edgekit.recipe import DataConfig
+from edgekit.text import counted
 
 _MOST_ROWS = 8  # per byte: even a constant column takes one bit for eight rows
 _GROUPS = 4  # row groups in memory: as many as threads that decode in order read at the same time
@@ -159,7 +160,7 @@ class _Table:
         with understood(self.path, "a row group of a Parquet table"):
             column = self.file.read_row_group(group, columns=[self.image]).column(0)
             if len(column) != self.rows[group]:
-                raise ValueError(f"it has {len(column)} images for {self.rows[group]} rows")
+                raise ValueError(f"it has {counted(len(column), 'image')} for {counted(self.rows[group], 'row')}")
             return column
 
     def _class_names(self) -> list[str] | None:

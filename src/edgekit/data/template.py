@@ -11,6 +11,7 @@ from edgekit.data.layout import Layout, ratio_name
 from edgekit.data.sources import DIGITS, is_digits
 from edgekit.recipe import SMALL_IMAGE, Architecture
 from edgekit.sizes import ImageSize
+from edgekit.text import counted
 
 _TEMPLATE = """\
 # A recipe for edgekit: {summary}
@@ -357,7 +358,7 @@ def _summary(layout: Layout) -> str:
     if layout.labeled is None:
         return "images without labels. Only the encoder is trained until `labels` is set."
     shown = ", ".join(layout.classes[:8]) + (", …" if len(layout.classes) > 8 else "")
-    return f"{len(layout.classes)} classes ({shown})"
+    return f"{counted(len(layout.classes), 'class', 'classes')} ({shown})"
 
 
 def run_name(folder: str) -> str:

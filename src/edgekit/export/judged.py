@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
 from edgekit.quantize.selection import ADVISED, FEWEST, CalibrationPool
+from edgekit.text import counted
 
 Evaluation = tuple[NDArray[np.uint8], NDArray[Any]]  # images and labels in the task's form
 Judging = tuple[NDArray[np.uint8], NDArray[Any] | None]  # the same, or without labels
@@ -66,7 +67,7 @@ class Judged:
             return
         beside = f" ({len(self.images)} more are held back for evaluation)" if self.held_back else ""
         raise ExportError(
-            f"only {count} images to calibrate INT8{beside}: fewer than {FEWEST} give unreliable ranges",
+            f"only {counted(count, 'image')} to calibrate INT8{beside}: fewer than {FEWEST} give unreliable ranges",
             f"give more images ({ADVISED} or more are advised), or add --few-images if you have no more",
         )
 
@@ -106,7 +107,7 @@ def notes(variants: Iterable[Variant]) -> list[str]:
     ]
     if (count := min((c.images for c in calibrations if c.images is not None), default=ADVISED)) < ADVISED:
         found.append(
-            f"INT8 is calibrated with only {count} images ({ADVISED} or more are advised): rare images may exceed its ranges"
+            f"INT8 is calibrated with only {counted(count, 'image')} ({ADVISED} or more are advised): rare images may exceed its ranges"
         )
     if overlap := max((c.also_judged_on for c in calibrations), default=0):
         found.append(

@@ -15,6 +15,7 @@ from edgekit.gallery import file
 from edgekit.gallery.record import Agreement, GalleryRecord
 from edgekit.gallery.search import nearest_of_each_class, unit
 from edgekit.gallery.threshold import calibrate
+from edgekit.text import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,8 @@ class Gallery:
     def __repr__(self) -> str:
         threshold = self.threshold
         at = "no threshold" if threshold is None else f"unknown up to {threshold:.3f}"
-        return f"<Gallery {self.record.bundle} {self.record.variant}: {len(self)} images of {len(self.classes)} classes, {at}>"
+        size = f"{counted(len(self), 'image')} of {counted(len(self.classes), 'class', 'classes')}"
+        return f"<Gallery {self.record.bundle} {self.record.variant}: {size}, {at}>"
 
     def __len__(self) -> int:
         return len(self.vectors)

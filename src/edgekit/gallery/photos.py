@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgekit.errors import DataError
 from edgekit.foreign import open_regular, understood
-from edgekit.text import plural
+from edgekit.text import counted
 from edgekit.walk import Walk, is_folder
 
 
@@ -68,7 +68,7 @@ def read_class_folder(folder: Path | str, reserved: str = "") -> ClassFolder:
     beside = sum(walk.file(entry, entry.name) is not None for entry in entries if not is_folder(entry))
     notes = walk.notes(str(root))
     if beside:
-        notes.append(f"left out {beside:,} {plural(beside, 'image')} in {root} itself, in no class's folder")
+        notes.append(f"left out {counted(beside, 'image')} in {root} itself, in no class's folder")
     return ClassFolder(files, names, notes)
 
 

@@ -25,7 +25,9 @@ class RecordPart(BaseModel):
 class Threshold(RecordPart):
     """Where an image is too unlike all of the gallery: at this similarity and below it is unknown."""
 
-    value: float | None = Field(None, ge=SIMILARITIES[0], le=SIMILARITIES[1], description="a cosine; null: every image gets a class")
+    value: float | None = Field(
+        None, ge=SIMILARITIES[0], le=SIMILARITIES[1], description="a cosine; null: every image gets a class"
+    )
     false_accepts: float | None = Field(
         None, gt=0, lt=1, description="share of the unknown images that may get a class; null: the value was given"
     )
@@ -117,4 +119,13 @@ def features(bundle: Bundle) -> int | None:
     return shapes[0][0] if shapes and len(shapes[0]) == 1 else None
 
 
-__all__ = ["GALLERY_SCHEMA", "SIMILARITIES", "Agreement", "GalleryRecord", "Threshold", "features", "model_digest", "variant_digest"]
+__all__ = [
+    "GALLERY_SCHEMA",
+    "SIMILARITIES",
+    "Agreement",
+    "GalleryRecord",
+    "Threshold",
+    "features",
+    "model_digest",
+    "variant_digest",
+]

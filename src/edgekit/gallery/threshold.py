@@ -17,6 +17,7 @@ from edgekit.errors import DataError, check_range
 from edgekit.gallery.record import SIMILARITIES, Threshold
 from edgekit.gallery.search import leave_one_out
 from edgekit.shares import percent
+from edgekit.text import counted
 
 FALSE_ACCEPTS = 0.05
 _MOST = 4096  # images that are left out in turn; of more, so many are taken at equal distances
@@ -58,8 +59,8 @@ def calibrate(
             )
         elif len(counts) < needed:
             note = (
-                f"only {len(counts):,} classes stood for unknown ones, and the images of a class are alike: the real share of false accepts "
-                "may be several times as large; measure it with `edgekit gallery test`"
+                f"only {counted(len(counts), 'class', 'classes')} stood for unknown ones, and the images of a class are alike: the real share "
+                "of false accepts may be several times as large; measure it with `edgekit gallery test`"
             )
     known = genuine > -2
     count = int(known.sum())

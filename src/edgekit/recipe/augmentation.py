@@ -16,9 +16,14 @@ class Tiles(RecipePart):
     """Square windows at random places of the images, which pretraining compares in place of whole images."""
 
     side: float = Field(
-        0.375, gt=0, le=1, description="side of a window as a share of the shorter side of the image; its views are as small"
+        0.375,
+        gt=0,
+        le=1,
+        description="side of a window as a share of the shorter side of the image; its views are as small",
     )
-    count: int = Field(4, ge=1, description="windows of each image per step, so that a step compares batch_size times as many")
+    count: int = Field(
+        4, ge=1, description="windows of each image per step, so that a step compares batch_size times as many"
+    )
 
     def pixels(self, shorter: int) -> int:
         """Return the side of a window of an image with this shorter side, in pixels."""

@@ -79,8 +79,8 @@ class SimCLRConfig(MethodConfig):
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)  # SimCLR v1, section 2.1
     tiles: Tiles | None = Field(
         None,
-        description="compare windows of the images, not whole ones: both views are of the same window, and windows of other places are negatives, too. "
-        "For images that are nearly alike, such as photos of one part",
+        description="compare windows of the images in place of whole ones: both views are of one window, and all other windows are negatives. For "
+        "images that are nearly alike, such as photos of one part",
     )
 
     @model_validator(mode="after")

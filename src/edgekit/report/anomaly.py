@@ -19,7 +19,7 @@ from edgekit.report.tables import Column, Table, TableCell, capital
 from edgekit.tasks.anomaly_answers import AnomalyAnswers
 from edgekit.tasks.anomaly_metrics import image_auroc, roc
 from edgekit.tasks.heat_maps import overlay
-from edgekit.text import plural
+from edgekit.text import counted
 
 _BINS = 24
 _KINDS = (("normal", "right"), ("anomalous", "wrong"))  # names, and their classes in style.css
@@ -88,7 +88,7 @@ def _of(count: int, total: int) -> str:
 
 
 def _images(count: int) -> str:
-    return f"{show.count(count)} {plural(count, 'image')}"
+    return f"{counted(count, 'image')}"
 
 
 def _share(value: float) -> str:

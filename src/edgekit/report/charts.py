@@ -12,6 +12,7 @@ from edgekit import targets
 from edgekit.report.format import milliseconds, percent, plain, points
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.shares import difference
+from edgekit.text import counted
 
 Size = Literal["wide", "narrow"]
 WIDTH = {"wide": 880, "narrow": 360}
@@ -308,4 +309,4 @@ def curve(
         )
     )
     parts.append(element("text", final, class_="value small", x=right, y=top - 14, text_anchor="end"))
-    return drawing(width, height, f"{title} over {len(known)} epochs, last {final}", *parts)
+    return drawing(width, height, f"{title} over {counted(len(known), 'epoch')}, last {final}", *parts)

@@ -14,6 +14,7 @@ from edgekit.report.facts import ReportFacts
 from edgekit.report.figures import LegendEntry, ReportFigure
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, path
 from edgekit.report.tables import Column, Table, TableCell
+from edgekit.text import counted
 
 
 def reliability(facts: ReportFacts) -> ReportFigure | None:
@@ -51,7 +52,7 @@ def _reliability(series: Sequence[tuple[str, list[ReliabilityBin]]], size: Size,
         dots = [
             element(
                 "circle",
-                element("title", f"{found.images} images: confidence {share(found.confidence)}, accuracy {share(found.accuracy)}"),
+                element("title", f"{counted(found.images, 'image')}: confidence {share(found.confidence)}, accuracy {share(found.accuracy)}"),
                 class_="dot", cx=x, cy=y, r=3 + 9 * (found.images / total) ** 0.5,
             )
             for found, (x, y) in zip(bins, points, strict=True)

@@ -6,6 +6,7 @@ from edgekit.report import format as show
 from edgekit.report.facts import ReportFacts
 from edgekit.report.tables import MODELS, Column, Table, TableCell
 from edgekit.result import Difference
+from edgekit.text import counted
 
 NOT_SHOWN = "no significant difference"
 
@@ -43,7 +44,7 @@ def table(facts: ReportFacts) -> Table | None:
                 TableCell(f"{show.points(low)} – {show.points(high)}", low),
                 TableCell(show.NONE if d.p_value is None else show.difference(d.p_value), d.p_value),
                 TableCell(verdict, verdict),
-                TableCell(f"{d.protocol}; {show.count(d.samples)} images", d.protocol.lower()),
+                TableCell(f"{d.protocol}; {counted(d.samples, 'image')}", d.protocol.lower()),
             ]
         )
     return Table("The student against the others", columns, rows)

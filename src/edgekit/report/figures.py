@@ -14,6 +14,7 @@ from edgekit.report.facts import LatencyFacts, ReportFacts, Stage
 from edgekit.report.headline import Headline, measured_everywhere, measured_here, p50
 from edgekit.report.latency import setting
 from edgekit.report.tables import MODELS, interval, metric_name, metric_title
+from edgekit.text import counted
 
 TITLES = {
     "pretrain": "Pretrain",
@@ -219,5 +220,5 @@ def _curves(stage: Stage) -> ChartGroup:
                 label, history.epochs, history.columns[name], f"stage-{stage.name}", reference, name in _SHARES
             )
         )
-    note = f"{len(history.epochs)} epochs in {show.duration(stage.record.seconds)}"
+    note = f"{counted(len(history.epochs), 'epoch')} in {show.duration(stage.record.seconds)}"
     return ChartGroup(TITLES[stage.name], note, drawn)

@@ -18,7 +18,7 @@ from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.report.tables import Column, Table
 from edgekit.report.tables import TableCell as Entry
 from edgekit.result import Pruning, Result, Search, SearchCandidate, SearchVariant
-from edgekit.text import plural, visible
+from edgekit.text import counted, plural, visible
 
 _LABELS = 14  # names in a chart; further ones are in the tooltips
 PHASES = {
@@ -127,7 +127,7 @@ def figures(found: Search) -> list[tuple[str, str, ReportFigure]]:
         drawn.append(
             (
                 f"Round {number + 1}: {epochs} {plural(epochs, 'epoch')}",
-                f"{len(marks)} candidates; {found.scored_on}",
+                f"{counted(len(marks), 'candidate')}; {found.scored_on}",
                 figure,
             )
         )
@@ -214,7 +214,9 @@ def table(found: Search) -> Table:
         Column("size"),
     ]
     columns += [Column("energy", title="per image")] if energy else []
-    columns += [Column(f"{epochs} ep.", title=f"score after {epochs} epochs: {found.scored_on}") for epochs in rounds]
+    columns += [
+        Column(f"{epochs} ep.", title=f"score after {counted(epochs, 'epoch')}: {found.scored_on}") for epochs in rounds
+    ]
     columns.append(Column("left out", number=False, long=True))
     first = points(found, rounds[0]) if rounds else []
     front = {p.name for p in pareto(first)}

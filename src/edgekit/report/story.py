@@ -12,7 +12,7 @@ from edgekit.report.facts import ReportFacts
 from edgekit.report.headline import Headline, p50, score
 from edgekit.report.tables import interval
 from edgekit.result import Score
-from edgekit.text import plural
+from edgekit.text import counted, plural
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def lead(facts: ReportFacts, top: Headline) -> str:
     text = ""
     if facts.data is not None:
         pool, labels = facts.data.sets["pool"].images, facts.data.sets["labels"].images
-        text = f"From {show.count(pool)} unlabeled images and {show.count(labels)} labels"
+        text = f"From {counted(pool, 'unlabeled image')} and {counted(labels, 'label')}"
         if facts.detects:
             text = f"From {show.count(pool)} normal images"
     if top.shipped is not None and facts.bundle is not None:
@@ -77,7 +77,7 @@ def _int8(facts: ReportFacts, top: Headline) -> Tile:
         )
     change = -top.int8.drop if top.int8.drop is not None else None
     against = f"{show.points(change)} points against float" if change is not None else "drop not measured"
-    note = f"{top.int8.id}, {against}, {show.count(top.int8.accuracy.samples)} images"
+    note = f"{top.int8.id}, {against}, {counted(top.int8.accuracy.samples, 'image')}"
     return Tile(f"INT8 {facts.task.quality}", show.hundredths(top.int8.accuracy.value), "%", note)
 
 
@@ -88,7 +88,7 @@ def _fastest(facts: ReportFacts, top: Headline) -> Tile:
     quick = ", quick" if latency.quick else ""
     quick += "; read its warnings below" if len(latency.warnings) > latency.quick else ""
     runtime = targets.title(latency.runtime)
-    note = f"{latency.variant} on {runtime}, {show.count(len(latency.samples_ns))} runs{quick}"
+    note = f"{latency.variant} on {runtime}, {counted(len(latency.samples_ns), 'run')}{quick}"
     return Tile("Fastest, p50", show.significant(p50(top.fastest) or 0.0), "ms", note)
 
 

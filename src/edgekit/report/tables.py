@@ -16,6 +16,7 @@ from edgekit.report.facts import ReportFacts
 from edgekit.report.headline import measured_here, p50
 from edgekit.result import Score
 from edgekit.tasks import Task
+from edgekit.text import counted
 
 _OF_FEATURES = {
     "knn": "kNN",
@@ -188,7 +189,7 @@ def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:
     what = f"{targets.title(v.runtime)}, {v.precision.upper()}"
     calibration = v.quantization.calibration if v.quantization is not None else None
     if calibration is not None and calibration.images is not None:
-        what += f", calibrated on {calibration.images} images"
+        what += f", calibrated on {counted(calibration.images, 'image')}"
     return [
         TableCell(v.id, v.id, note=f"{what}; {v.note}" if v.note else what),
         TableCell(v.status, v.status, badge=v.status, note="" if v.executed else "not run at export"),
@@ -206,7 +207,7 @@ def _agreement(v: Variant) -> TableCell:
     """Return the agreement with the trained model on the evaluation set, otherwise on the golden images."""
     if v.accuracy is not None and v.accuracy.agreement is not None:
         return TableCell(
-            show.percent(v.accuracy.agreement), v.accuracy.agreement, note=f"{show.count(v.accuracy.samples)} images"
+            show.percent(v.accuracy.agreement), v.accuracy.agreement, note=f"{counted(v.accuracy.samples, 'image')}"
         )
     if v.parity is not None:
         return TableCell(show.percent(v.parity.agreement), v.parity.agreement, note=f"{v.parity.samples} golden images")
@@ -216,7 +217,7 @@ def _agreement(v: Variant) -> TableCell:
 def _score(accuracy: Accuracy | None) -> TableCell:
     if accuracy is None:
         return TableCell(show.NONE)
-    return TableCell(show.percent(accuracy.value), accuracy.value, note=f"{show.count(accuracy.samples)} images")
+    return TableCell(show.percent(accuracy.value), accuracy.value, note=f"{counted(accuracy.samples, 'image')}")
 
 
 def _drop(drop: float | None) -> str:

@@ -18,7 +18,7 @@ from edgekit.result.latency import Latency, Profile
 from edgekit.result.part import ResultPart
 from edgekit.result.search import Search
 from edgekit.shares import percent
-from edgekit.text import visible
+from edgekit.text import counted, visible
 from edgekit.validation import first_problem
 
 MOST_RESULT = 1 << 30  # bytes of a file, which has every sample
@@ -127,5 +127,5 @@ def _in_short(measurement: Measurement) -> str:
         return f"of {measurement.recipe}: {len(measurement.cells)} of {measurement.planned} cells"
     if isinstance(measurement, Search):
         found = f"the winner is {measurement.winner}" if measurement.winner else "no winner"
-        return f"of {measurement.recipe}: {len(measurement.candidates)} candidates, {found}"
+        return f"of {measurement.recipe}: {counted(len(measurement.candidates), 'candidate')}, {found}"
     return f"of {measurement.run}: {', '.join(one.name for one in measurement.sets)}"

@@ -30,6 +30,7 @@ from edgekit.tasks import EMBEDDING, Answer, Outputs, Task
 from edgekit.tasks.occlusion import Explanation, occlusion_map
 from edgekit.tasks.task import is_finite
 from edgekit.tasks.unknown import Known, threshold_fault
+from edgekit.text import counted
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -97,7 +98,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         height, width = self.preprocessing.image_size
-        what = f"{len(self.classes)} classes" if self.classes else self.task.name
+        what = f"{counted(len(self.classes), 'class', 'classes')}" if self.classes else self.task.name
         return f"<Predictor {self._name}: {self.variant.id}, {what}, {height} x {width} pixels>"
 
     @overload

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit import tasks
 from edgekit.errors import BundleError, DataError, EdgekitError, near, one_line
 from edgekit.tasks import Task
+from edgekit.text import counted
 
 # The setting for what a runtime computes with: ONNX Runtime calls it an execution provider, OpenVINO a device. `edgekit.targets` lists
 # its values.
@@ -197,7 +198,7 @@ def wrong_images(images: object, shape: tuple[int, int, int], batch: int | None)
     if images.dtype == np.uint8 and images.shape == shape:
         hint = "add the batch axis: image[None]"
     elif images.dtype == np.uint8 and images.shape[1:] == shape:
-        hint = f"the graph takes exactly {batch} images per run: pad the batch (as `run_in_batches` does), or export with a free batch"
+        hint = f"the graph takes exactly {counted(batch, 'image')} per run: pad the batch (as `run_in_batches` does), or export with a free batch"
     got = ", ".join(str(side) for side in images.shape)
     return DataError(f"the model takes {want}, got {images.dtype} of shape ({got})", hint)
 
@@ -271,7 +272,7 @@ def run_in_batches(
             raise
         except Exception as error:  # the runtime's own error class
             raise BundleError(
-                f"{session.runtime} cannot run the model with {len(part)} images: {one_line(str(error), 300) or type(error).__name__}",
+                f"{session.runtime} cannot run the model with {counted(len(part), 'image')}: {one_line(str(error), 300) or type(error).__name__}",
                 "use a smaller batch, or export the bundle again",
             ) from error
         parts.append({name: value[:count] for name, value in outputs.items()})

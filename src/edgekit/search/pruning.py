@@ -28,6 +28,7 @@ from edgekit.search.measure import TURNS, MeasuredBundle, Turns, in_turns
 from edgekit.search.plan import SearchPlan
 from edgekit.search.rounds import Training
 from edgekit.shares import percent, share_of
+from edgekit.text import counted
 from edgekit.train.stages.pipeline import Report
 
 CLOSE = 0.9  # a winner that takes this share of a limit fits closely
@@ -228,7 +229,7 @@ class PruneToBudget:
             network, reached = self._distilled(candidate, epochs)
             steps.append(self._step(found, epochs, reached, _since(before)))
             self.say(
-                f"{candidate.name}: {percent(found.network.removed)} of the channels removed, {percent(reached)} after {epochs} epochs"
+                f"{candidate.name}: {percent(found.network.removed)} of the channels removed, {percent(reached)} after {counted(epochs, 'epoch')}"
             )
         raise AssertionError  # not reached
 

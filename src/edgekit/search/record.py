@@ -13,12 +13,12 @@ from edgekit.search.measure import MeasuredBundle, MeasuredVariant
 from edgekit.search.plan import SearchPlan
 from edgekit.search.rounds import Scored, scored_on
 from edgekit.shares import percent
-from edgekit.text import plural
+from edgekit.text import counted
 
 
 def in_epochs(count: int) -> str:
     """Return `1 epoch`, `2 epochs`."""
-    return f"{count} {plural(count, 'epoch')}"
+    return f"{counted(count, 'epoch')}"
 
 
 class Record:

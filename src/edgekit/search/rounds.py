@@ -26,6 +26,7 @@ from edgekit.search.candidates import Candidate
 from edgekit.shares import share_of
 from edgekit.sizes import ImageSize
 from edgekit.tasks import ANOMALY
+from edgekit.text import counted
 from edgekit.train.evaluate import apply, device_of, labels_of
 from edgekit.train.loop.failures import Diverged, OutOfMemory
 from edgekit.train.loop.launch import joined
@@ -200,7 +201,7 @@ class Training:
 def scored_on(splits: Splits) -> str:
     """Return what the short rounds are scored on, in words."""
     if len(splits.probe):
-        return f"top-1 on the probe set of {len(splits.probe)} images"
+        return f"top-1 on the probe set of {counted(len(splits.probe), 'image')}"
     return f"agreement with the teacher on the {len(splits.test)} test images, without their labels"
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.tasks.anomaly_metrics import image_auroc, pixel_auroc, region_overlap
 from edgekit.tasks.task import Answer, Outputs, Task
+from edgekit.text import counted
 
 SCORE, MAP = "score", "map"
 NORMAL, ANOMALOUS = "normal", "anomalous"
@@ -111,7 +112,7 @@ class AnomalyDetection(Task):
     def labels_fault(self, labels: NDArray[Any], images: int, classes: Sequence[str]) -> str:
         """See the class; both kinds of images must be among them."""
         if labels.ndim not in (1, 3) or len(labels) != images or labels.dtype.kind not in "iub":
-            return f"are neither {images} numbers nor {images} masks"
+            return f"are neither {counted(images, 'number')} nor {counted(images, 'mask')}"
         if labels.size and (labels.min() < 0 or labels.max() > (1 if labels.ndim == 1 else UNMASKED)):
             return "hold other numbers than 0 and 1"
         found = image_labels(labels)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from edgekit.files import write_bytes
 from edgekit.foreign import Unreadable, read_npz
+from edgekit.text import counted
 
 FILE = "anomaly.npz"
 MOST = 10  # images with a picture
@@ -125,7 +126,7 @@ def read_anomaly_answers(path: Path) -> AnomalyAnswers:
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in numbers.values()):
         raise Unreadable(path, "its scores are invalid")
     if numbers["scores"].shape != (count,) or numbers["held_out"].ndim != 1 or any(limit.shape for limit in limits):
-        raise Unreadable(path, f"does not have scores of {count} images")
+        raise Unreadable(path, f"does not have scores of {counted(count, 'image')}")
     maps = numbers["maps"]
     rows_fit = shown.ndim == 1 and shown.dtype == np.int32 and len(shown) <= MOST
     if not rows_fit or (len(shown) and not 0 <= shown.min() <= shown.max() < count):

@@ -15,6 +15,7 @@ from edgekit.shares import percent
 from edgekit.tasks.calibration import scaled_softmax
 from edgekit.tasks.task import EMBEDDING, UNKNOWN, Answer, Outputs, Task
 from edgekit.tasks.unknown import Geometry, Known, calibrate, measure, rule_of, score_images
+from edgekit.text import counted
 
 LOGITS = "logits"
 _TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
@@ -81,7 +82,7 @@ class Classification(Task):
     def labels_fault(self, labels: NDArray[Any], images: int, classes: Sequence[str]) -> str:
         """Labels are int64 (n,), indices of classes."""
         if labels.shape != (images,) or labels.min() < 0 or labels.max() >= len(classes):
-            return f"are not {images} indices into {len(classes)} classes"
+            return f"are not {counted(images, 'index', 'indices')} into {counted(len(classes), 'class', 'classes')}"
         return ""
 
     def answers(self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float | None) -> list[Answer]:
@@ -196,7 +197,7 @@ def logits_fault(classes: Sequence[str], shapes: Mapping[str, Sequence[int | Non
     """Why outputs are not a logit for each class and perhaps an embedding, in a clause; empty where they are. See `Task.fault`."""
     logits, embedding = tuple(shapes[LOGITS]), shapes.get(EMBEDDING)
     if logits not in ((len(classes),), (None,)):
-        return f"its {LOGITS} have the shape {_shown(logits)} for {len(classes)} classes"
+        return f"its {LOGITS} have the shape {_shown(logits)} for {counted(len(classes), 'class', 'classes')}"
     if embedding is not None and len(embedding) != 1:
         return f"its {EMBEDDING} has the shape {_shown(embedding)}"
     return ""

@@ -26,6 +26,7 @@ from edgekit.tasks.multilabel_metrics import (
 )
 from edgekit.tasks.task import EMBEDDING, Answer, Outputs, Task
 from edgekit.tasks.unknown import Geometry, Known
+from edgekit.text import counted
 
 MAP, F1_MICRO, F1_MACRO = "map", "f1_micro", "f1_macro"
 _HALF = 0.5  # the threshold of every class without calibrated ones: a logit of 0
@@ -107,7 +108,9 @@ class Multilabel(Task):
     def labels_fault(self, labels: NDArray[Any], images: int, classes: Sequence[str]) -> str:
         """Labels are integers (n, classes), 0 or 1; one class at least must be somewhere."""
         if labels.shape != (images, len(classes)):
-            return f"are not a row of {len(classes)} zeros and ones for each of {images} images"
+            return (
+                f"are not a row of {counted(len(classes), 'value')} of 0 and 1 for each of {counted(images, 'image')}"
+            )
         if not np.isin(labels, (0, 1)).all():
             return "hold something other than 0 and 1"
         return "" if labels.any() else "name no class of any image"

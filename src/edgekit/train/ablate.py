@@ -26,6 +26,7 @@ from edgekit.run import Run
 from edgekit.spelling import earlier_key, earlier_value, todays_key, translated_value
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.tasks import ANOMALY
+from edgekit.text import counted
 from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, quality_on
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol
 from edgekit.train.loop.failures import Diverged, OutOfMemory
@@ -246,7 +247,7 @@ class _Cells:
         """Add a cell to the results."""
         planned = next(planned for planned in self._plan.cells if planned.values == cell.values)
         data, splits = planned.recipe.data, self.images.of(planned.recipe.data)
-        self.ablation.data = f"{data.labeled or data.pool}: test set of {len(splits.test)} images"
+        self.ablation.data = f"{data.labeled or data.pool}: test set of {counted(len(splits.test), 'image')}"
         self.ablation.cells.append(cell)
         on_cell(self.ablation, trained)
 
@@ -339,7 +340,7 @@ class _Scored:
         if not self.encoders[key]:
             encoder = load_pretrained(run.stage_path("pretrain"), records["pretrain"].outputs).encoder
             values = encoder_scores(encoder, splits, recipe, device, linear_too=True)
-            about = f"bank: {bank_name(splits)}, {len(bank)} images; {LAST}"
+            about = f"bank: {bank_name(splits)}, {counted(len(bank), 'image')}; {LAST}"
             how = {"linear": LINEAR, "knn": knn_protocol(len(bank), len(splits.classes))}
             self.encoders[key] = [
                 Score(model="encoder", metric=metric, value=values[metric], samples=len(splits.test),

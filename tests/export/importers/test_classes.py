@@ -100,7 +100,7 @@ def test_synsets_name_folders_too(content: object, tmp_path: Path) -> None:
         ('{"0": "cat"', "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("", "names 0 classes"),
-        ({"0": "cat"}, "names 1 classes"),
+        ({"0": "cat"}, "names 1 class"),
         ({}, "names 0 classes"),
         ("cat\n\ndog\n", "line 2 is empty"),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 from edgekit.data.source import numbered_apart
 from edgekit.errors import DataError, ExportError
 from edgekit.foreign import Unreadable, parse_json, read_text
+from edgekit.text import counted
 
 # Keys for the names in a JSON file with other content: configurations of Hugging Face and timm, training scripts.
 _KEYS = ("id2label", "label2id", "class_to_idx", "idx_to_class", "label_names", "class_names", "classes", "names", "labels")  # fmt: skip
@@ -69,7 +70,10 @@ def read_classes(path: str) -> ClassNames:
     found = [(m[2], m[1]) for m in matches if m] if all(matches) else found
     names, synsets = [name for name, _ in found], [synset for _, synset in found]
     if len(names) < 2:
-        raise DataError(f"{context}: names {len(names)} classes", "a classifier needs at least two, one name per line")
+        raise DataError(
+            f"{context}: names {counted(len(names), 'class', 'classes')}",
+            "a classifier needs at least two, one name per line",
+        )
     unique, notes = _unique(names, context)
     return ClassNames(unique, f"--classes {path}", notes, synsets if all(synsets) else [])
 
@@ -108,7 +112,8 @@ def check_count(count: int, model: str, named: list[str] | None, source: str) ->
     """
     if named is not None and len(named) != count:
         raise ExportError(
-            f"{model}: has {count} classes, but {source} names {len(named)} ({', '.join(named[:3])}{', …' if len(named) > 3 else ''})",
+            f"{model}: has {counted(count, 'class', 'classes')}, but {source} names {len(named)} "
+            f"({', '.join(named[:3])}{', …' if len(named) > 3 else ''})",
             "the names must be the model's own, in the order of its logits (--classes FILE)",
         )
 
@@ -165,7 +170,7 @@ def _in_order(indexed: list[tuple[int, Any]], context: str) -> list[Any]:
     if left_out is not None:
         repeated = len(by_index) < len(indexed)
         raise DataError(
-            f"{context}: names {len(indexed)} classes, but none has the index {left_out}"
+            f"{context}: names {counted(len(indexed), 'class', 'classes')}, but none has the index {left_out}"
             + (" and two have the same index" if repeated else ""),
             "number them from 0, in the order of the logits, without gaps",
         )

@@ -14,6 +14,7 @@ from edgekit.data.sources import open_labeled, open_pool
 from edgekit.preprocess import Preprocessing
 from edgekit.quantize.selection import MOST_EMBEDDED, CalibrationPool
 from edgekit.recipe import DataConfig
+from edgekit.text import counted
 
 
 def open_calibration(where: str, max_pixels: int | None = None) -> ImageSource:
@@ -79,5 +80,7 @@ def pixels(
     notes = [*source.notes, *decoded.notes]
     if skipped := decoded.skipped:
         first = f"{skipped[0].path}: {skipped[0].reason}"
-        notes.append(f"{len(skipped)} images of {source.where} cannot be read and are left out; the first is {first}")
+        notes.append(
+            f"left out {counted(len(skipped), 'image')} of {source.where} that cannot be read; the first is {first}"
+        )
     return images, source.labels[readable] if source.labels is not None else None, notes

@@ -24,6 +24,7 @@ from edgekit.models.named import for_timm, timm_names, torchvision_names
 from edgekit.models.trained import TrainedNetwork
 from edgekit.models.weights import best_match, load_weights
 from edgekit.sizes import ImageSize
+from edgekit.text import counted
 
 # torchvision's networks with auxiliary heads, which may transform their input.
 _INCEPTIONS = {"googlenet", "inception_v3"}
@@ -223,7 +224,8 @@ def _check_count(request: ModelRequest, network: nn.Module, classes: int | None)
     count = int(last.shape[0])
     if classes is not None and classes != count:
         raise ExportError(
-            f"--weights: {request.weights}: has {count} classes, but {'--classes' if request.classes else '--evaluate'} names {classes}",
+            f"--weights: {request.weights}: has {counted(count, 'class', 'classes')}, but "
+            f"{'--classes' if request.classes else '--evaluate'} names {classes}",
             "the names must be the model's own, in the order of its logits (--classes FILE)",
         )
     return count

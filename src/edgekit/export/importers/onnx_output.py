@@ -18,7 +18,7 @@ from edgekit.export.importers.answers import Reading, is_flat, multi_label, sigm
 from edgekit.export.importers.onnx_checks import type_name
 from edgekit.onnx_graph.names import unique
 from edgekit.tasks.classification import LOGITS
-from edgekit.text import plural
+from edgekit.text import counted
 
 Values = dict[str, NDArray[np.generic]]
 _SHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather", "Slice"}
@@ -147,7 +147,7 @@ def choose(
         shapes = [_shape(values[0][path.output]) for path in found]
         reason = f"its output {found[0].output} is {shapes[0]}" if len(found) == 1 else f"has the outputs {listed}"
         raise ExportError(
-            f"{file}: {reason or 'no output'} for {count} {plural(count, 'image')}, not logits (n, classes)",
+            f"{file}: {reason or 'no output'} for {counted(count, 'image')}, not logits (n, classes)",
             "give an image classifier",
         )
     raise ExportError(

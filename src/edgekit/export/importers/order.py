@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.images import spread_rows
 from edgekit.models.class_order import hits, natural
+from edgekit.text import counted
 
 _MOST_IMAGES = 512  # that the network is run on
 
@@ -46,7 +47,7 @@ def ordered(
     if not numeric:
         right.reverse()
     why = (
-        f"which makes the network right on {right[0]} of {len(rows)} images; the other order on {right[1]}"
+        f"which makes the network right on {right[0]} of {counted(len(rows), 'image')}; the other order on {right[1]}"
         if certain
         else "the images do not decide between the two"
     )

@@ -23,6 +23,7 @@ from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
 from edgekit.run import Run, StageRecord, classifier_stages
 from edgekit.stages import MODEL_OF
+from edgekit.text import counted
 from edgekit.train.advice.views import ViewScores, measure_views
 from edgekit.train.analysis.symmetry import FEWEST, mirrored_told_apart
 from edgekit.train.distill.teachers import load_teachers
@@ -156,7 +157,7 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> RunFacts:
     assert splits.labeled.labels is not None
     return RunFacts(
         classes=splits.classes,
-        held=f"{name}, {len(held):,} images",
+        held=f"{name}, {counted(len(held), 'image')}",
         truth=labels_of(held).numpy(),
         stages=stage_facts,
         predicted=predicted,

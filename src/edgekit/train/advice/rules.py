@@ -12,6 +12,7 @@ from edgekit.intervals import shown_less, unpaired, wilson
 from edgekit.result import Advice
 from edgekit.shares import hundredths, percent
 from edgekit.stages import MODEL_OF
+from edgekit.text import counted
 from edgekit.train.advice.facts import VIEWS_KEEP, RunFacts, StageFacts
 from edgekit.train.analysis.symmetry import CLEARLY
 
@@ -351,9 +352,7 @@ def improving(facts: RunFacts) -> list[Advice]:
     expected = gain * (min(1.0, gain / earlier) if earlier > 0 else 0.5)
     if expected < 0.005:
         return []
-    finding = (
-        f"the encoder was still improving: kNN {percent(half[1])} after {half[0]} epochs, {percent(final)} after {last}"
-    )
+    finding = f"the encoder was still improving: kNN {percent(half[1])} after {counted(half[0], 'epoch')}, {percent(final)} after {last}"
     change = f"set pretrain.epochs: {2 * last}; about {hundredths(expected, signed=True)} points if the curve continues"
     return [Advice(rule="improving", finding=finding, change=change)]
 

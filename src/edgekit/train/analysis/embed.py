@@ -27,7 +27,7 @@ from edgekit.preprocess import Preprocessing
 from edgekit.recipe import Architecture, Recipe
 from edgekit.run import Run
 from edgekit.stages import TRAINED_BY
-from edgekit.text import visible
+from edgekit.text import counted, visible
 from edgekit.train.analysis.neighbors import distances, nearest
 from edgekit.train.analysis.projection import Projection, cluster, project
 from edgekit.train.evaluate import device_of, outputs
@@ -151,7 +151,7 @@ class Embedding:
 
     def __repr__(self) -> str:
         count, width = self.features.shape
-        return f"<Embedding of {visible(self.source.where)} by the {self.model.of}: {count:,} images, {width} features each>"
+        return f"<Embedding of {visible(self.source.where)} by the {self.model.of}: {counted(count, 'image')}, {counted(width, 'feature')} each>"
 
     def outliers(self, count: int) -> list[int]:
         """Return the images with the highest anomaly scores, the highest first."""
@@ -218,7 +218,7 @@ def embed(
         to_kth, definition = _against_pool(run, model, embedded, digests, k)
     else:
         to_kth = cosines[:, -1]
-        definition = _definition(k_own, f"the {count:,} images of {folder}, itself left out")
+        definition = _definition(k_own, f"the {counted(count, 'image')} of {folder}, itself left out")
     anomaly = distances(to_kth)
 
     features = embedded.cpu().numpy()
@@ -268,7 +268,7 @@ def _against_pool(
     itself = {i: where[digest] for i, digest in enumerate(digests) if digest in where}
     k = max(1, min(k, len(pool) - max((len(rows) for rows in itself.values()), default=0)))
     cosines, _ = nearest(bank, embedded, k, itself, "distances")
-    return cosines[:, -1], _definition(k, f"the {len(pool):,} images of the run's pool, itself left out")
+    return cosines[:, -1], _definition(k, f"the {counted(len(pool), 'image')} of the run's pool, itself left out")
 
 
 def _labels(source: ImageSource, rows: Sequence[int]) -> list[str | None]:

@@ -24,6 +24,7 @@ from edgekit.recipe import OWN, PRETRAINED, DataConfig, TeacherSource
 from edgekit.run import Run
 from edgekit.sizes import ImageSize, SizeLike
 from edgekit.stages import MODEL_OF
+from edgekit.text import counted
 from edgekit.train.distill.named_teachers import named_classifier
 
 _WHERE = "distill.teachers"
@@ -232,7 +233,7 @@ def _of_stage(other: Run, stage: str, run: Run, data: DataConfig, classes: list[
     where = f"{_WHERE}: {other.stage_path(stage)}"
     if model.classes != classes:
         raise RecipeError(
-            f"{where}: has {len(model.classes)} classes ({', '.join(model.classes[:5])}…), data.labeled has {len(classes)} "
+            f"{where}: has {counted(len(model.classes), 'class', 'classes')} ({', '.join(model.classes[:5])}…), data.labeled has {len(classes)} "
             f"({', '.join(classes[:5])}…)",
             "use a teacher with the same classes in the same order",
         )
@@ -304,7 +305,7 @@ def _check_logits(logits: Any, classes: list[str], where: str) -> None:
         )
     if logits.shape[1] != len(classes):
         raise RecipeError(
-            f"{where}: returned {logits.shape[1]} logits, but data.labeled has {len(classes)} classes",
+            f"{where}: returned {counted(logits.shape[1], 'logit')}, but data.labeled has {counted(len(classes), 'class', 'classes')}",
             "use a teacher with the same classes, in alphabetical order",
         )
 

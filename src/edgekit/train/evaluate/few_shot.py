@@ -24,6 +24,7 @@ from edgekit.errors import DataError
 from edgekit.progress import progress
 from edgekit.result import Score
 from edgekit.shares import share_of
+from edgekit.text import counted
 from edgekit.train.evaluate.blas import threads_for
 from edgekit.train.evaluate.probes import expected_warnings_off
 
@@ -106,7 +107,7 @@ def few_shot(
     fewest = int(counts.argmin())
     if max(shots) > counts[fewest]:
         raise DataError(
-            f"--few-shot {max(shots)}: the class {classes[fewest]} has only {counts[fewest]} images in the labeled bank",
+            f"--few-shot {max(shots)}: the class {classes[fewest]} has only {counted(counts[fewest], 'image')} in the labeled bank",
             "use fewer shots, or raise data.probe in the recipe and train again",
         )
     labels = torch.from_numpy(bank.labels)

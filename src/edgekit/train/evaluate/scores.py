@@ -33,6 +33,7 @@ from edgekit.tasks.multilabel_metrics import (
     sigmoid,
 )
 from edgekit.tasks.unknown import Known
+from edgekit.text import counted
 from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.few_shot import DRAWS, few_shot_scores
@@ -161,7 +162,7 @@ def score_run(
     encoder = load_pretrained(run.stage_path("pretrain"), records["pretrain"].outputs).encoder
     bank = bank_of(splits, recipe)
     known, queries = (apply(encoder, s.images, mean, std, device, "features") for s in (bank, test))
-    about = f"bank: {bank_name(splits)}, {len(bank)} images; {LAST}"
+    about = f"bank: {bank_name(splits)}, {counted(len(bank), 'image')}; {LAST}"
     protocols = {"knn": knn_protocol(len(bank), len(splits.classes)), "linear": LINEAR}
     if not objective.one_class:
         protocols = {"knn": f"mAP; {knn_protocol(len(bank), 1)}", "linear": f"mAP; for each class {LINEAR}"}
@@ -183,7 +184,7 @@ def score_run(
         scores += classifier_scores(name, logits[name], truth, splits.classes, how, objective.task)
         if not objective.one_class:
             _with_thresholds(scores, name, logits[name], truth, probed)
-    data = f"{recipe.data.labeled or recipe.data.pool}: test set of {len(test)} images"
+    data = f"{recipe.data.labeled or recipe.data.pool}: test set of {counted(len(test), 'image')}"
     evaluation = Evaluation(
         run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations,
         task=objective.task.name,

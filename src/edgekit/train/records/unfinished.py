@@ -14,6 +14,7 @@ from edgekit.foreign import Unreadable, read_json
 from edgekit.run import Run, with_todays_names
 from edgekit.spelling import translated_keys
 from edgekit.stages import STAGES
+from edgekit.text import counted
 from edgekit.train.loop.checkpoint import CHECKPOINT
 from edgekit.train.records.inputs import made_from
 
@@ -152,8 +153,8 @@ def _change(stage: str, key: str, old: Any, new: Any, had: Mapping[str, int], ha
         if key not in had or key not in has:
             return f"{name} has other images"
         if had[key] == has[key]:
-            return f"{name} has {has[key]:,} images as before, but not the same"
-        return f"{name} had {had[key]:,} images and has {has[key]:,}"
+            return f"{name} has {counted(has[key], 'image')} as before, but not the same"
+        return f"{name} had {counted(had[key], 'image')} and has {has[key]:,}"
     if key in _SENTENCES:
         return _SENTENCES[key]
     first, _, rest = key.partition(".")

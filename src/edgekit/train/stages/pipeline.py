@@ -32,7 +32,7 @@ from edgekit.stages import STAGES
 from edgekit.tasks import ANOMALY
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
-from edgekit.text import plural
+from edgekit.text import counted, plural
 from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.teachers import check_order, load_teachers
 from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, labels_of, quality_on
@@ -56,7 +56,7 @@ from edgekit.train.stages.scratch import search
 from edgekit.train.stages.teacher import Finetuning
 from edgekit.train.stages.teaching import Teaching
 from edgekit.train.stages.training_tasks import ClassifyTask, PretrainTask
-from edgekit.train.stages.views import augment_for, augmentation_of, draw_views
+from edgekit.train.stages.views import augment_for, augmentation_of, check_tiles, draw_views
 
 StageFiles = tuple[list[str], dict[str, Any]]  # names of the files of a stage, and its metrics
 WITHOUT_LABELS = ("data", "pretrain")
@@ -391,7 +391,8 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
         check_detection(recipe, len(splits.pool))
     if "pretrain" not in trained:
         return
-    build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder", normalization)
+    encoder = build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder", normalization)
+    check_tiles(recipe, encoder)
     build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student", normalization)
     if isinstance(recipe.pretrain, DistillConfig):
         load_encoder_teacher(recipe.pretrain.teacher, recipe.data, run)
@@ -399,7 +400,7 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
         return
     if len(splits.labeled) < 2 * world_size():  # BatchNorm needs two images per process
         raise DataError(
-            f"data.labels: a budget of {len(splits.labeled)} images is too small for {world_size()} devices",
+            f"data.labels: a budget of {counted(len(splits.labeled), 'image')} is too small for {world_size()} devices",
             "use more labels, or train on fewer devices",
         )
     teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)

@@ -24,6 +24,7 @@ from edgekit.models.store import FILES, save_classifier
 from edgekit.recipe import Augmentation, Optimizer, Supervised
 from edgekit.shares import percent
 from edgekit.terminal import echo
+from edgekit.text import counted
 from edgekit.train.loop.checkpoint import CHECKPOINT
 from edgekit.train.loop.distributed import broadcast, rank
 from edgekit.train.loop.engine import EARLIER_SECONDS
@@ -148,7 +149,9 @@ def _train(candidate: BaselineCandidate, epochs: int, train_one: TrainOne, folde
         _copy(folder / name, own / name)
     write_json(own / _RESULT, result)  # last: it marks the candidate as complete
     if rank() == 0:
-        echo(f"supervised: {candidate.name}, {epochs} epochs: {percent(accuracy)} on the probe set", err=True)
+        echo(
+            f"supervised: {candidate.name}, {counted(epochs, 'epoch')}: {percent(accuracy)} on the probe set", err=True
+        )
     return result
 
 

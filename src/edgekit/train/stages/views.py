@@ -1,4 +1,4 @@
-"""A picture of what the augmentation does: images and their random views, side by side."""
+"""The random views that a stage trains on, and a picture of them: images and their views, side by side."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from PIL import Image
 
 from edgekit.data.augment import Augment, OneBranch, TiledAugment
 from edgekit.data.images import ImageSet
+from edgekit.errors import RecipeError
 from edgekit.files import write_bytes
-from edgekit.recipe import Augmentation, DataConfig, Recipe
+from edgekit.models.encoders import Encoder
+from edgekit.models.trial import run_once
+from edgekit.recipe import Augmentation, DataConfig, Recipe, Tiles
 from edgekit.recipe.methods import SimCLRConfig
 from edgekit.train.loop.loader import seed_for
 
@@ -25,14 +28,38 @@ def augmentation_of(recipe: Recipe, stage: str) -> Augment | OneBranch | TiledAu
     config, data = getattr(recipe, stage).augmentation, recipe.data
     if stage == "pretrain" and recipe.pretrain.one_branch is not None:
         return OneBranch(config, recipe.pretrain.one_branch, data.image_size, data.mean, data.std)
-    if stage == "pretrain" and isinstance(recipe.pretrain, SimCLRConfig) and recipe.pretrain.tiles is not None:
-        return TiledAugment(config, recipe.pretrain.tiles, data.image_size, data.mean, data.std)
+    if stage == "pretrain" and (tiles := _tiles(recipe)) is not None:
+        return TiledAugment(config, tiles, data.image_size, data.mean, data.std)
     return augment_for(config, data)
 
 
 def augment_for(config: Augmentation, data: DataConfig) -> Augment:
     """Return an augmentation for the images of a recipe: with their size and normalization."""
     return Augment(config, data.image_size, data.mean, data.std)
+
+
+def check_tiles(recipe: Recipe, encoder: Encoder) -> None:
+    """Refuse tiles that the encoder of the pretraining cannot see.
+
+    Raises:
+        RecipeError: its layers leave nothing of so small images, or it takes images of one size only.
+    """
+    tiles = _tiles(recipe)
+    if tiles is None:
+        return
+    side = tiles.pixels(recipe.data.image_size.shorter)
+    try:
+        run_once(encoder, torch.zeros(1, 3, side, side))
+    except Exception as error:  # whatever the library's code raises
+        reason = " ".join(str(error).split())[:120]
+        raise RecipeError(
+            f"pretrain.tiles: pretrain.encoder {recipe.pretrain.encoder.name} does not take tiles of {side} px: {reason}",
+            "raise pretrain.tiles.side, or choose a convolutional network such as resnet18",
+        ) from error
+
+
+def _tiles(recipe: Recipe) -> Tiles | None:
+    return recipe.pretrain.tiles if isinstance(recipe.pretrain, SimCLRConfig) else None
 
 
 def draw_views(pool: ImageSet, augment: Augment | OneBranch | TiledAugment, seed: int, path: Path) -> None:
