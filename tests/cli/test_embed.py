@@ -176,7 +176,7 @@ def test_wrong_input_ends_in_one_line(run: Path, photos: Path, edgekit: Command,
     broken.mkdir()
     for i in range(3):
         (broken / f"{i}.jpg").write_bytes(b"no")
-    refused(edgekit("embed", run, broken, *common), "none of its 3 images can be read")
+    refused(edgekit("embed", run, broken, *common), "no image can be read, of 3")
     shutil.copy(photos / "copy.png", broken / "one.png")
     refused(edgekit("embed", run, broken, *common), "only 1 image can be read", "at least two")
     refused(edgekit("embed", run, photos, "--of", "student", *common), "the stage distill is not complete")

@@ -20,6 +20,7 @@ from edgekit.report.label_page import LabelPage, write_label_page
 from edgekit.run import Run
 from edgekit.train.analysis.suggest import typical
 from edgekit.train.stages.pipeline import train
+from tests.helpers.shapes import write_set
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">, \u2028"
 RECIPE: dict[str, Any] = {
@@ -151,6 +152,62 @@ def test_classes_that_somebody_filled_in_are_not_replaced(
     assert file.read_text() == filled
     file.write_text(filled.replace("mine", ""))
     label(*arguments)
+
+
+def test_images_with_several_classes_are_suggested_without_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the labels names 20 of 60 images of the pool; what is filled in is not suggested again, nor lost."""
+    monkeypatch.chdir(tmp_path)
+    every = write_set(tmp_path, 60).read_text().splitlines()
+    named, others = every[:21], every[21:]
+    Path("labels.csv").write_text("\n".join(named) + "\n")
+    recipe: dict[str, Any] = {
+        **RECIPE, "name": "shapes", "task": "multilabel",
+        "data": {"labeled": "labels.csv", "labels": 1.0, "pool": "images", "test": 0.2, "probe": 0.0, "image_size": 16},
+    }  # fmt: skip
+    train(parse(recipe), Run(Path("runs/shapes")), until="pretrain")
+    arguments = ("runs/shapes", "--count", "8", "--test-count", "5")
+    result = json.loads(label(*arguments, "--json").stdout)
+    assert set(result["files"]) == {"suggestions"}
+    assert not Path("runs/shapes/label/label.html").exists()
+    assert result["labeled"] == 20
+    chosen = [image["file"] for image in result["images"]]
+    assert [image["use"] for image in result["images"]] == ["train"] * 8 + ["test"] * 5
+    assert len(set(chosen)) == 13
+    names = {line.split(",")[0].removeprefix("images/"): line for line in others}
+    assert set(chosen) <= set(names)
+    file = Path(result["files"]["suggestions"])
+    assert file.read_text().splitlines() == ["file,classes,use", *(f"{i['file']},,{i['use']}" for i in result["images"])]
+
+    filled = file.read_text().replace(f"{chosen[-1]},,", f"{chosen[-1]},bar;disc,")
+    file.write_text(filled)
+    fewer = ("runs/shapes", "--count", "2", "--test-count", "1")
+    with pytest.raises(DataError, match="would be replaced, but it holds 1 class that") as caught:
+        label(*fewer)
+    assert "data.labeled" in (caught.value.hint or "")
+    assert file.read_text() == filled
+    Path("labels.csv").write_text("\n".join([*named, *(names[name] for name in chosen[:8])]) + "\n")
+    Path("test.csv").write_text("\n".join([every[0], *(names[name] for name in chosen[8:])]) + "\n")
+    tested = {**recipe, "data": {**recipe["data"], "test": "test.csv"}}
+    train(parse(tested), Run(Path("runs/shapes")), until="pretrain")
+    again = json.loads(label(*fewer, "--json").stdout)
+    assert [image["use"] for image in again["images"]] == ["train"] * 2  # the test set has 5 images already
+    assert not {image["file"] for image in again["images"]} & set(chosen)
+
+
+def test_without_a_pool_no_image_with_several_classes_is_left_to_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.files import write_text
+    from edgekit.recipe import dump
+
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path, 12)
+    Path("run").mkdir()
+    recipe = parse({"task": "multilabel", "data": {"labeled": "labels.csv", "labels": 1.0}})
+    write_text(Path("run/recipe.yaml"), dump(recipe))
+    with pytest.raises(DataError, match=r"its images are those of labels\.csv, which have their classes") as caught:
+        label("run")
+    assert "data.pool" in (caught.value.hint or "")
 
 
 def test_a_run_with_class_folders_is_refused(tmp_path: Path) -> None:

@@ -50,6 +50,9 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
     label.html, a page that shows the images one by one and saves labels.csv. Then set data.labels to that file in the recipe
     and train again. Labels that the recipe already names count; repeat the command to get more suggestions.
 
+    Of a run of task multilabel with data.pool, suggestions.csv (file, classes, use) alone is written: fill in the classes of each
+    image, separated by semicolons, add the rows for training to the file in data.labeled, and name the rest in data.test.
+
     \b
     For example:
       edgekit label suggest runs/pile --count 50
@@ -68,18 +71,21 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
     require_jinja2()
     suggestions = suggest(opened, count, test_count)
     target = output or opened.path / "label"
-    files = {"suggestions": target / "suggestions.csv", "page": target / "label.html"}
+    files = {"suggestions": target / "suggestions.csv"}
     _keep_classes(files["suggestions"], suggestions)
     _write(suggestions, files["suggestions"])
-    page = LabelPage(
-        pool=suggestions.pool,
-        files=[s.file for s in suggestions.images],
-        images=pictures(suggestions.source, [s.row for s in suggestions.images]),
-        train=sum(s.use == "train" for s in suggestions.images),
-        test=sum(s.use == "test" for s in suggestions.images),
-        labeled=suggestions.labeled,
-    )
-    write_label_page(page, files["page"])
+    to_train, to_test = (sum(s.use == use for s in suggestions.images) for use in ("train", "test"))
+    if not suggestions.several:  # the page asks for one class of each image
+        files["page"] = target / "label.html"
+        page = LabelPage(
+            pool=suggestions.pool,
+            files=[s.file for s in suggestions.images],
+            images=pictures(suggestions.source, [s.row for s in suggestions.images]),
+            train=to_train,
+            test=to_test,
+            labeled=suggestions.labeled,
+        )
+        write_label_page(page, files["page"])
     for note in suggestions.notes:
         echo(f"note: {note}", err=True)
     if as_json:
@@ -90,8 +96,17 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
         )
         return
     labeled = f"; {len(suggestions.labeled)} have a label already" if suggestions.labeled else ""
+    what = f"{counted(to_train, 'typical image')} to train on and {to_test:,} random to test on, of {suggestions.pool}{labeled}"
+    if suggestions.several:
+        data = opened.recipe.data
+        echo(
+            what,
+            f"fill in the column classes of {files['suggestions']}, for instance car;bus, or nothing for an image without any",
+            f"then: add the rows of use train to {data.labeled}, and put those of use test into the file that data.test names",
+        )
+        return
     echo(
-        f"{page.train} typical images to train on and {page.test} random ones to test on, of {suggestions.pool}{labeled}",
+        what,
         f"open {files['page']} in a browser and save labels.csv, or fill in the column class of {files['suggestions']}",
         f"then: edgekit train {opened.recipe_path} --set data.labels=labels.csv --run {opened.path}",
     )
@@ -110,26 +125,34 @@ def _keep_classes(path: Path, suggestions: Suggestions) -> None:
         rows = [row for _, row in read_csv(path)[1]]
     except Unreadable:  # there is none yet, or it holds nothing that could be lost
         return
-    filled = [
-        row
-        for row in rows
-        if row.get("class", "").strip() and suggestions.labeled.get(row.get("file", "")) != row["class"].strip()
-    ]
+    column, labeled = _column(suggestions), suggestions.labeled
+    filled = [row for row in rows if row.get(column, "").strip()]
+    if suggestions.several:
+        filled = [row for row in filled if row.get("file", "") not in labeled]
+        use = "add its rows to the files in data.labeled and data.test first"
+    else:
+        filled = [row for row in filled if labeled.get(row.get("file", "")) != row[column].strip()]
+        use = f"train with `--set data.labels={path}` first"
     if filled:
         count = f"{counted(len(filled), 'class', 'classes')} that the run was not trained with"
         raise DataError(
-            f"{path}: would be replaced, but it holds {count}: {filled[0].get('file', '')}, {filled[0]['class']}{', …' if len(filled) > 1 else ''}",
-            f"train with `--set data.labels={path}` first, or give another --output",
+            f"{path}: would be replaced, but it holds {count}: {filled[0].get('file', '')}, {filled[0][column]}{', …' if len(filled) > 1 else ''}",
+            f"{use}, or give another --output",
         )
 
 
 def _write(suggestions: Suggestions, path: Path) -> None:
-    """Write the suggestions as CSV (file, class, use); images that have a label already come first."""
+    """Write the suggestions as CSV (file, class or classes, use); images that have one class already come first."""
     from edgekit.files import write_bytes
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "class", "use"))
-    writer.writerows((name, label, "labeled") for name, label in suggestions.labeled.items())
+    writer.writerow(("file", _column(suggestions), "use"))
+    if not suggestions.several:
+        writer.writerows((name, label, "labeled") for name, label in suggestions.labeled.items())
     writer.writerows((s.file, "", s.use) for s in suggestions.images)
     write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _column(suggestions: Suggestions) -> str:
+    return "classes" if suggestions.several else "class"

@@ -252,9 +252,7 @@ def _skipped(source: ImageSource, index: _Index, max_skipped: float) -> list[Ski
     first = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     if len(skipped) == total:
-        raise DataError(
-            f"{source.where}: no image can be read, of {total}: {first}{more}", "replace them"
-        )
+        raise DataError(f"{source.where}: no image can be read, of {total}: {first}{more}", "replace them")
     raise DataError(
         f"{source.where}: {len(skipped)} of {counted(total, 'image')} cannot be read, more than data.max_skipped ({max_skipped:g}) allows: "
         f"{first}{more}",

@@ -92,7 +92,8 @@ def divide_pile(
     training = np.array([i for i, d in enumerate(digests) if d and d not in held_contents], dtype=np.int64)
     if len(training) < 2:
         raise DataError(
-            f"data.pool: {source.where}: only {len(training)} different images are left to train on", "add images"
+            f"data.pool: {source.where}: only {counted(len(training), 'different image')} left to train on",
+            "add images",
         )
     if not isinstance(data.labels, str):
         nothing = np.zeros(0, dtype=np.int64)

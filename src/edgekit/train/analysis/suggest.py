@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgekit.data.decode import decode
+from edgekit.data.labels import shuffled
 from edgekit.data.pile import OwnTestSet, Pile, divide_pile, first_of_each
 from edgekit.data.ranges import of_run
 from edgekit.data.source import ImageSource
@@ -50,8 +51,9 @@ class Suggestions:
         images: the suggestions.
         source: where the images are.
         pool: as the recipe names it.
-        labeled: file and class of the images that already have a label.
+        labeled: file and class of the images that already have a label; where `several`, their classes are left empty.
         notes: notes for the user, one sentence each.
+        several: whether an image has any number of classes, so that one class does not label it.
     """
 
     images: list[Suggestion]
@@ -59,13 +61,14 @@ class Suggestions:
     pool: str
     labeled: dict[str, str]
     notes: list[str]
+    several: bool = False
 
 
 def suggest(run: Run, count: int, test_count: int) -> Suggestions:
     """Choose the images to label first.
 
     Args:
-        run: with a complete pretraining, of a recipe whose `data.labeled` is null.
+        run: with a complete pretraining, of a recipe whose `data.labeled` is null, or of the task multilabel with a pool.
         count: training images to suggest.
         test_count: number of labeled held-out images that the test set should have, including those that have a label.
 
@@ -74,15 +77,12 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
         DataError: the recipe names class folders, or an image or the label file cannot be read.
     """
     data = run.recipe.data
+    if data.classes_per_image == "any":
+        return _of_several_classes(run, count, test_count)
     if data.labeled is not None:
         raise DataError(
             f"{run.path}: its images have labels: data.labeled is {data.labeled}",
             "use a run whose recipe has data.labeled: null; `edgekit init FOLDER` writes one for a folder without class folders",
-        )
-    if data.classes_per_image == "any":
-        raise DataError(
-            f"{run.path}: label.html asks for one class of each image, and the run's task is multilabel",
-            "write the CSV file by hand or by another tool (docs/multilabel.md), and name it in data.labeled",
         )
     if data.pool is None:
         raise DataError(
@@ -112,6 +112,52 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
         pool=data.pool,
         labeled={source.names[i]: pile.classes[pile.labels[i]] for i in np.flatnonzero(pile.labels >= 0)},
         notes=[*source.notes, *decoded.notes, *pile.notes],
+    )
+
+
+def _of_several_classes(run: Run, count: int, test_count: int) -> Suggestions:
+    """See `suggest`: images of the pool that no CSV file of the recipe names.
+
+    Those to test on are a random sample of the pool, for a file of its own (`data.test`): a share of images that were chosen would be none.
+    """
+    data = run.recipe.data
+    if data.pool is None:
+        raise DataError(
+            f"{run.path}: its images are those of {data.labeled}, which have their classes",
+            "name the folder of all images in data.pool, pretrain on it, and repeat the command",
+        )
+    model = Model.load(run, "encoder")
+    source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
+    decoded = decode(source, model.preprocessing, data.max_skipped)
+    named = {"data.labeled": data.labeled, "data.test": data.test if isinstance(data.test, str) else None}
+    known: dict[str, set[str]] = {}
+    for key, where in named.items():
+        if where is not None:
+            images = open_labeled(where, key, data).ranged(source.pixel_range)
+            known[key] = {d for d in decode(images, model.preprocessing, data.max_skipped).digests if d}
+    tested = known.get("data.test", set())
+    first = first_of_each((i for i, d in enumerate(decoded.digests) if d and d not in tested), decoded.digests)
+    rows = np.array(list(first.values()), dtype=np.int64)
+    labeled = np.array([d in known["data.labeled"] for d in first], dtype=bool)
+    features, _ = model(decoded.images[rows], "features")
+    chosen = rows[typical(features.cpu().numpy(), labeled, count, run.recipe.seed)].tolist()
+    taken = {*chosen, *rows[labeled].tolist()}
+    free = set(rows.tolist()) - taken
+    left = [i for i in shuffled(source.names, decoded.digests, "test", data.split_seed) if i in free]
+    return Suggestions(
+        images=[
+            *(Suggestion(source.names[i], "train", i) for i in chosen),
+            *(Suggestion(source.names[i], "test", i) for i in left[: max(0, test_count - len(tested))]),
+        ],
+        source=source,
+        pool=data.pool,
+        labeled={
+            name: ""
+            for name, d in zip(source.names, decoded.digests, strict=True)
+            if any(d in own for own in known.values())
+        },
+        notes=[*source.notes, *decoded.notes],
+        several=True,
     )
 
 
