@@ -1,13 +1,15 @@
 """Does the device side work on aarch64? Debian's arm64 Python and PyPI's aarch64 wheels, run by QEMU's user-mode emulation.
 
     python benchmarks/aarch64.py [--bundle runs/digits/export] [--output benchmarks/results/aarch64.json] [--work FOLDER] [--cpu NAME]
+    python benchmarks/aarch64.py --bundle classes/ --bundle parts/ --gallery embeds/ shop.gallery photos/ --output result.json
 
 No Arm processor is needed, and no root: packages are only unpacked into FOLDER. Needs Debian (or a derivative whose package
 sources have arm64), its `qemu-user-static`, and uv; some 100 MB are downloaded. edgekit's own wheel is installed with
 [ort,openvino,litert] exactly as on a device, but for two versions: ONNX Runtime is held at 1.23, since the CPU detection of newer ones ends the
 process under emulation, and LiteRT below 2.2: newer ones die there when an interpreter is made.
 
-There `edgekit doctor BUNDLE` proves the golden tensors of every variant on an emulated Cortex-A76. That is all that is claimed: that
+There `edgekit doctor BUNDLE` proves the golden tensors of every variant on an emulated Cortex-A76; with --gallery, every variant of its bundle also
+answers the images of a folder, and the answers are compared with those given here. That is all that is claimed: that
 the wheels exist, load and compute what was trained. Nothing is timed, since an emulator's times say nothing about a device.
 
 tests/test_device_aarch64.py runs this very script with a small bundle. Where packages cannot be had, the last line begins with "out of reach:".
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bench.remote import wheel
+from edgekit.bundle import Bundle
 from edgekit.files import write_json
 from edgekit.result import now
 
@@ -107,8 +110,47 @@ def said_by(python: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def prove(bundle: Path, work: Path, cpu: str) -> dict[str, Any]:
-    """Set everything up below `work` and prove a bundle on QEMU's processor `cpu`."""
+def proved(python: Path, bundle: Path) -> dict[str, Any]:
+    """What `edgekit doctor` finds of a bundle under emulation."""
+    doctor = json.loads(said_by(python, "-m", "edgekit", "doctor", str(bundle.resolve()), "--json"))
+    return {"bundle": {"name": doctor["bundle"], "digest": doctor["digest"]}, "variants": doctor["variants"]}
+
+
+def answered(python: Path, bundle: Path, gallery: Path, folder: Path) -> dict[str, Any]:
+    """How the answers of a gallery under emulation differ from those given here, for each variant of its bundle.
+
+    Returns:
+        By variant: `images`; `same`, how many get the same class or are unknown on both; `difference`, the largest one of the similarities.
+    """
+    rows = []
+    for variant in (variant.id for variant in Bundle.open(bundle).manifest.variants):
+        words = [
+            "predict",
+            str(bundle.resolve()),
+            str(folder.resolve()),
+            "--gallery",
+            str(gallery.resolve()),
+            "--variant",
+            variant,
+        ]
+        there, here = (
+            [json.loads(line) for line in said_by(path, "-m", "edgekit", *words, "--json").splitlines()]
+            for path in (python, Path(sys.executable))
+        )
+        pairs = list(zip(there, here, strict=True))
+        rows.append(
+            {
+                "variant": variant,
+                "images": len(pairs),
+                "same": sum((a["class"], a["unknown"]) == (b["class"], b["unknown"]) for a, b in pairs),
+                "difference": max(abs(a["similarity"] - b["similarity"]) for a, b in pairs),
+            }
+        )
+    return {"bundle": Bundle.open(bundle).manifest.name, "answers": rows}
+
+
+def prove(bundles: list[Path], galleries: list[list[Path]], work: Path, cpu: str) -> dict[str, Any]:
+    """Set everything up below `work`, prove the bundles on QEMU's processor `cpu`, and answer by the galleries."""
     root = system_root(work / "debian")
     site = work / "site"
     version = max(path.name.removeprefix("python") for path in (root / "usr/lib").glob("python3.*"))
@@ -116,7 +158,7 @@ def prove(bundle: Path, work: Path, cpu: str) -> dict[str, Any]:
     python = launcher(work, root, site, cpu)
     about = "import json; from edgekit.machine import this_machine; print(this_machine().model_dump_json())"
     machine = json.loads(said_by(python, "-c", about))
-    doctor = json.loads(said_by(python, "-m", "edgekit", "doctor", str(bundle.resolve()), "--json"))
+    first, *others = [proved(python, bundle) for bundle in (*bundles, *(bundle for bundle, *_ in galleries))]
     emulator = subprocess.run([EMULATOR, "--version"], capture_output=True, text=True, check=True).stdout
     return {
         "created": now(),
@@ -125,15 +167,20 @@ def prove(bundle: Path, work: Path, cpu: str) -> dict[str, Any]:
         "emulated": machine["emulated"],
         "emulator": f"{emulator.splitlines()[0]}, -cpu {cpu}",
         "machine": machine,
-        "bundle": {"name": doctor["bundle"], "digest": doctor["digest"]},
-        "variants": doctor["variants"],
+        **first,
+        **({"others": others} if others else {}),
+        **({"galleries": [answered(python, *words) for words in galleries]} if galleries else {}),
     }
 
 
 def main() -> None:
     """Prove a bundle and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=Path("runs/digits/export"))
+    parser.add_argument("--bundle", type=Path, action="append", help="may be repeated (default: runs/digits/export)")
+    parser.add_argument(
+        "--gallery", type=Path, action="append", nargs=3, default=[], metavar=("BUNDLE", "GALLERY", "FOLDER"),
+        help="a bundle, a gallery that it made, and a folder of images to answer; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/aarch64.json")
     parser.add_argument("--work", type=Path, help="keep the unpacked packages here; a temporary folder without it")
     parser.add_argument("--cpu", default=CORE, help="QEMU's name of the processor (default: %(default)s)")
@@ -143,10 +190,18 @@ def main() -> None:
             raise SystemExit(f"needs {program}")
     with tempfile.TemporaryDirectory(prefix="edgekit-aarch64-") as temporary:
         work = options.work or Path(temporary)
-        result = prove(options.bundle, work.resolve(), options.cpu)
+        bundles = options.bundle or ([] if options.gallery else [Path("runs/digits/export")])
+        result = prove(bundles, options.gallery, work.resolve(), options.cpu)
     write_json(options.output, result)
-    for variant in result["variants"]:
-        print(variant["variant"], variant["runtime_version"], variant["outcome"], variant["reason"] or "")
+    for found in (result, *result.get("others", [])):
+        for variant in found["variants"]:
+            name = f"{found['bundle']['name']}: {variant['variant']}"
+            print(name, variant["runtime_version"], variant["outcome"], variant["reason"] or "")
+    for found in result.get("galleries", []):
+        for row in found["answers"]:
+            print(
+                f"{found['bundle']}: {row['variant']}: {row['same']} of {row['images']} answers of the gallery are the same"
+            )
     print(f"emulated: {result['emulated']}; {options.output}")
 
 

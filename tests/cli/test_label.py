@@ -154,7 +154,9 @@ def test_classes_that_somebody_filled_in_are_not_replaced(
     label(*arguments)
 
 
-def test_images_with_several_classes_are_suggested_without_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_with_several_classes_are_suggested_without_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file of the labels names 20 of 60 images of the pool; what is filled in is not suggested again, nor lost."""
     monkeypatch.chdir(tmp_path)
     every = write_set(tmp_path, 60).read_text().splitlines()
@@ -176,7 +178,10 @@ def test_images_with_several_classes_are_suggested_without_a_page(tmp_path: Path
     names = {line.split(",")[0].removeprefix("images/"): line for line in others}
     assert set(chosen) <= set(names)
     file = Path(result["files"]["suggestions"])
-    assert file.read_text().splitlines() == ["file,classes,use", *(f"{i['file']},,{i['use']}" for i in result["images"])]
+    assert file.read_text().splitlines() == [
+        "file,classes,use",
+        *(f"{i['file']},,{i['use']}" for i in result["images"]),
+    ]
 
     filled = file.read_text().replace(f"{chosen[-1]},,", f"{chosen[-1]},bar;disc,")
     file.write_text(filled)
