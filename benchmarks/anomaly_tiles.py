@@ -2,9 +2,9 @@
 
     python benchmarks/anomaly_tiles.py --work /tmp/anomaly-tiles
 
-Two kinds of sets, several seeds each: edgekit's generated textures, and the drawn parts of drawn_parts.py, which are nearly identical. The recipe is
-the one that `edgekit init --task anomaly FOLDER` writes for the folder; only `pretrain.epochs` and `pretrain.tiles` differ. From each encoder, PatchCore
-and PaDiM are built, and measured in float on the test images. `random` is the encoder before any training.
+Two kinds of sets, several seeds each: edgekit's generated textures, and the drawn parts of drawn_parts.py, nearly identical. The recipe is the one
+that `edgekit init --task anomaly FOLDER` writes for the folder; only `pretrain.epochs` and `pretrain.tiles` differ. From each encoder, PatchCore and
+PaDiM are built, and measured in float on the test images. `random` is the encoder before any training.
 
 Interrupted, the same command goes on: what is measured is in --output, runs lie below --work. The order is by seed, so that all cells of a seed are
 measured before the next one.
