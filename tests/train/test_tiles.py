@@ -85,6 +85,7 @@ def test_a_step_compares_every_tile_with_all_others() -> None:
 
 def test_a_run_trains_on_tiles(tmp_path: Path) -> None:
     images = anomalies.write_set(tmp_path / "parts", train=20, each=3)
-    reports = train(recipe(images), Run(tmp_path / "run"), until="pretrain")
-    assert [report.stage for report in reports][-1] == "pretrain"
+    stages: list[str] = []
+    train(recipe(images), Run(tmp_path / "run"), until="pretrain", on_stage=lambda report: stages.append(report.stage))
+    assert stages == ["data", "pretrain"]
     assert (tmp_path / "run" / "pretrain" / "views.png").exists()
