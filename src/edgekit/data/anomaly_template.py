@@ -39,6 +39,7 @@ pretrain:   # SimCLR on the normal images; it is skipped if `anomaly.encoder` na
   batch_size: {batch}   # at most the number of images
   optimizer: {{{optimizer}}}
   augmentation: {{crop_scale: [0.2, 1.0], flip: 0.5, jitter: 0.8, gray: 0.2}}   # set jitter and gray to 0 if color tells defects
+  # tiles: {{side: 0.375, count: 4}}   # compare windows of the images in place of whole ones; try it if the projections collapse
 
 anomaly:   # compare the feature maps of each image with those of normal images
   method: patchcore   # patchcore: parts may lie anywhere; padim: every image shows the same place, for instance a part in a fixture; stfpm: smallest

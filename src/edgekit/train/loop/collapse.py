@@ -40,7 +40,7 @@ def verdict(std: float, rank: float) -> str | None:
     if std < STD_SHARE:
         return (
             f"the projections are collapsing to a point: their spread is {std:.2f} of that of a uniform sphere (below {STD_SHARE}); lower the "
-            "learning rate, or, where all images are nearly alike, compare tiles of them (pretrain.tiles) or take published weights"
+            "learning rate, or, where all images are nearly alike, take published weights, fewer epochs, or tiles of the images (pretrain.tiles)"
         )
     if rank < MIN_RANK:
         return f"the features are collapsing to a line: their effective rank is {rank:.1f} (below {MIN_RANK:g})"
