@@ -91,7 +91,7 @@ def test_copies_of_held_out_images_are_in_no_set_and_copies_share_a_label() -> N
     labels = some_labels(before)
     after = splits(write_labels(labels))
     assert "copy-of-held.png" not in after.pool.names
-    assert any("copies of held-out images" in note for note in after.notes)
+    assert any("took 1 copy of held-out images" in note for note in after.notes)
     assert after.labeled.labels is not None
     of = dict(zip(after.labeled.names, after.labeled.labels, strict=True))
     assert of["copy-of-seen.png"] == of[before.pool.names[0]]

@@ -148,7 +148,7 @@ def test_a_test_image_under_another_name_and_format_leaves_labeled_and_pool(phot
         save(folder / f"leak.{suffix}", read_image(test / "cat/000.png"))
     separate = load(photos, test=str(test), pool=str(pool))
     assert len(separate.pool) == 5
-    assert any("took 1 image of" in n and "also in the test set" in n and "photos" in n for n in separate.notes)
+    assert any("took 1 image out of" in n and "also in the test set" in n and "photos" in n for n in separate.notes)
     assert "took 1 image out of the pool: also in the test set" in separate.notes
     assert "cat/leak.bmp" not in load(photos, test=str(test)).pool.names
     assert_apart(separate)
@@ -159,7 +159,7 @@ def test_a_probe_image_leaves_the_pool(photos: Path, tmp_path: Path) -> None:
     save(tmp_path / "pool/new.png")
     splits = load(photos, pool=str(tmp_path / "pool"))
     assert len(splits.pool) == 61 - 12 - 6
-    assert any("6 images of the pool are also in the probe set" in note for note in splits.notes)
+    assert any("took 6 images out of the pool: also in the probe set" in note for note in splits.notes)
     assert_apart(splits)
 
 

@@ -21,6 +21,7 @@ from edgekit.pixel_range import PixelRange
 from edgekit.preprocess import Preprocessing
 from edgekit.recipe import DataConfig
 from edgekit.run import Run
+from edgekit.text import counted
 
 Mask = NDArray[np.bool_]
 CLASSES = (GOOD, "anomalous")  # of the labels 0 and 1
@@ -134,7 +135,7 @@ def _divided(data: DataConfig, listed: AnomalyImages) -> AnomalySets:
         copies = rows & copies_of(digests, (digests[i] for i in np.flatnonzero(of)))
         if copies.any():
             notes.append(
-                f"{int(copies.sum())} normal images of {source.where} are also in the {name} set and were taken out"
+                f"took {counted(int(copies.sum()), 'normal image')} out of {source.where}: also in the {name} set"
             )
         return rows & ~copies
 

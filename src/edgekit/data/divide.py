@@ -14,6 +14,7 @@ from edgekit.data.sources import ImageSource
 from edgekit.data.stratify import each_class, stratified
 from edgekit.errors import DataError
 from edgekit.recipe import DataConfig, LabelCount
+from edgekit.text import counted
 
 Rows = NDArray[np.int64]
 NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
@@ -70,16 +71,15 @@ class _Divider:
         self.notes: list[str] = []
 
     def divide(self, test_digests: Sequence[str] | None) -> Division:
-        where = self.source.where
         self._check_readable()
         self._note_conflicts()
         test = NO_ROWS
         if test_digests is not None:
-            self._close_copies(test_digests, f"images of {where} are also in the test set")
+            self._close_copies(test_digests, "also in the test set")
         else:
             assert isinstance(self.data.test, float)
             test = self._draw_share("test", self.data.test, self.open)
-            self._close(test, f"images of {where} are copies of test images")
+            self._close(test, "equal to test images")
         base, base_total = self._count_open(), int(self.open.sum())
 
         listed = self._listed() if isinstance(self.data.labels, str) else None
@@ -89,7 +89,7 @@ class _Divider:
             if listed is not None:  # a label chosen by hand must not be lost to the probe set
                 allowed &= ~copies_of(self.digests, (self.digests[i] for i in listed))
             probe = self._draw_share("probe", self.data.probe, allowed)
-            self._close(probe, f"images of {where} are copies of probe images")
+            self._close(probe, "equal to probe images")
         self._check_training_left()
         budget = listed if listed is not None else self._draw_budget(base, base_total)
         return Division(test, probe, budget, np.flatnonzero(self.open), self.notes)
@@ -136,15 +136,15 @@ class _Divider:
             )
         return rows
 
-    def _close(self, rows: Rows, what: str) -> None:
+    def _close(self, rows: Rows, why: str) -> None:
         self.open[rows] = False
-        self._close_copies((self.digests[i] for i in rows), what)
+        self._close_copies((self.digests[i] for i in rows), why)
 
-    def _close_copies(self, taken: Iterable[str], what: str) -> None:
+    def _close_copies(self, taken: Iterable[str], why: str) -> None:
         copies = copies_of(self.digests, taken) & self.open
         self.open &= ~copies
         if copies.any():
-            self.notes.append(f"{int(copies.sum())} {what} and were taken out of {self.source.where}")
+            self.notes.append(f"took {counted(int(copies.sum()), 'image')} out of {self.source.where}: {why}")
 
     def _check_readable(self) -> None:
         for name, total in zip(self.source.classes, self.totals, strict=True):
