@@ -197,7 +197,7 @@ def wrong_images(images: object, shape: tuple[int, int, int], batch: int | None)
         return DataError("the batch has no images", hint)
     if images.dtype == np.uint8 and images.shape == shape:
         hint = "add the batch axis: image[None]"
-    elif images.dtype == np.uint8 and images.shape[1:] == shape:
+    elif batch is not None and images.dtype == np.uint8 and images.shape[1:] == shape:
         hint = f"the graph takes exactly {counted(batch, 'image')} per run: pad the batch (as `run_in_batches` does), or export with a free batch"
     got = ", ".join(str(side) for side in images.shape)
     return DataError(f"the model takes {want}, got {images.dtype} of shape ({got})", hint)

@@ -14,7 +14,6 @@ from edgekit.quantize.search import search_accuracy
 from edgekit.runtimes import why_not
 from edgekit.sizes import ImageSize
 from edgekit.targets import TFLITE_MICRO
-from edgekit.text import counted
 
 
 def make(precision: Precision, sources: Sources) -> Variant:
@@ -34,9 +33,7 @@ def make(precision: Precision, sources: Sources) -> Variant:
     variant = search_accuracy(backend, sources.folder, recover=options.recover, budget=sources.budget)
     if len(reference.images) < len(sources.reference.images):
         images = f"{len(reference.images):,} of the {len(sources.reference.images):,}"
-        variant = variant.noted(
-            f"judged on {counted(images, 'image')}, since TFLite Micro's kernels are slow on a computer"
-        )
+        variant = variant.noted(f"judged on {images} images, since TFLite Micro's kernels are slow on a computer")
     path = sources.folder / variant.files[0].path
     needs = measure(path, reference.task)
     if options.ethos_u:

@@ -29,7 +29,6 @@ from edgekit.progress import progress
 from edgekit.recipe import DataConfig, Finetune, Recipe, settled_stage
 from edgekit.result import Score, Transfer, TransferSet
 from edgekit.run import Run
-from edgekit.text import counted
 from edgekit.train.evaluate import LAST, apply, device_of, labels_of, linear_probe, per_class
 from edgekit.train.evaluate import share as accuracy
 from edgekit.train.loop.engine import fit
@@ -217,7 +216,7 @@ def _scores(
         _, record = complete(run, f"{folder}/{part}", inputs, train, [], counts)
         start = "from the pretrained encoder" if part == "finetune" else "from random weights"
         protocol = (
-            f"all weights trained {start}, linear classifier on the encoder's features, {counted(config.epochs, 'epoch')}, {config.optimizer.name}, "
+            f"all weights trained {start}, linear classifier on the encoder's features, {config.epochs} epochs, {config.optimizer.name}, "
             f"lr {config.optimizer.lr:g}, on the training images; single center view, {LAST}; {target.split}"
         )
         measured = TransferScores.read(record.metrics, run.stage_path(f"{folder}/{part}"))
