@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.text import counted
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -222,19 +224,19 @@ class Depth:
             notes.append(f"they use {self.used_levels} of the 256 gray levels: {hint}")
         if self.not_finite:
             notes.append(
-                f"{self.not_finite:,} images of {where} hold NaN or infinite values: NaN becomes the lowest gray level"
+                f"{counted(self.not_finite, 'image')} of {where} with NaN or infinite values: NaN becomes the lowest gray level"
             )
         if self.reduced:
             notes.append(
-                f"{self.reduced:,} images of {where} have 16 bits per color, of which Pillow reads the high byte: if their values use "
+                f"{counted(self.reduced, 'image')} of {where} with 16 bits per color, of which Pillow reads the high byte: if their values use "
                 "less than 16 bits, convert them to 8 bits per color first"
             )
         return notes
 
     def _summary(self, where: str, pixel_range: PixelRange | None, clipped: float) -> str:
         mixed = self.deep < self.images
-        of = f"{self.deep:,} of the {self.images:,} images" if mixed else f"the {self.deep:,} images"
-        text = f"{of} of {where} have more than 8 bits: {described(pixel_range)} becomes the gray levels 0 to 255"
+        of = f"{self.deep:,} of the {self.images:,} images" if mixed else counted(self.deep, "image")
+        text = f"{of} of {where} with more than 8 bits: {described(pixel_range)} becomes the gray levels 0 to 255"
         text += "; the others have 8 bits and keep theirs" if mixed else ""
         return text + (f"; {clipped:.2g} of the pixels are outside and are clipped" if clipped else "")
 

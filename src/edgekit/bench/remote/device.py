@@ -34,6 +34,7 @@ from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import EdgekitError, RemoteError, shortened
 from edgekit.files import digest_of, sha256
 from edgekit.targets import Runtime, runtimes_of
+from edgekit.text import counted
 
 # Pauses before connecting again, in seconds; a dropped Wi-Fi or an overloaded device usually recovers within these.
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -299,7 +300,9 @@ class _DeviceBench:
         except ProtocolError as error:
             raise self._set_aside(run, error) from error
         if inbox.others:
-            self.notes.append(f"{len(inbox.others)} files in the bench's folder are not edgekit's and were not fetched")
+            self.notes.append(
+                f"did not fetch {counted(len(inbox.others), 'file')} in the bench's folder, not edgekit's own"
+            )
         try:
             finished = self._with_retries(
                 lambda: self.connection.call("finish", FinishReply, run=run, keep=self.job.keep),
