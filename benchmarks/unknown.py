@@ -39,7 +39,7 @@ from edgekit.recipe import Architecture, parse
 from edgekit.run import Run
 from edgekit.runtimes import load
 from edgekit.runtimes.session import run_in_batches
-from edgekit.tasks.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability
+from edgekit.tasks.calibration import calibration_error, negative_log_likelihood, reliability, temperature_for
 from edgekit.tasks.unknown import Geometry, score_images, threshold_at
 from image_sets import prepare
 from result_files import write_rows
@@ -223,7 +223,7 @@ def compared(experiment: Experiment, variants: dict[str, dict[str, Outputs]]) ->
     rows = []
     pool, (_, labels), (_, truth) = variants["onnx-fp32"]["pool"], experiment.probe, experiment.test
     for variant, sets in variants.items():
-        temperature = fit_temperature(sets["probe"]["logits"], labels)
+        temperature = temperature_for(sets["probe"]["logits"], labels)
         tested = sets["test"]["logits"]
         errors = [calibration_error(reliability(tested, truth, t)) for t in (1.0, temperature)]
         likelihoods = [negative_log_likelihood(tested, truth, t) for t in (1.0, temperature)]

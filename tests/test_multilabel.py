@@ -28,6 +28,7 @@ from edgekit.tasks.multilabel_metrics import (
     f1_scores,
     fit_sigmoid_temperature,
     sigmoid,
+    sigmoid_temperature_for,
     weighted_precisions,
 )
 from edgekit.tasks.unknown import Known
@@ -126,6 +127,8 @@ def test_the_temperature_has_the_least_smoothed_cross_entropy(case: Case) -> Non
 
     assert loss(found) <= min(loss(t) for t in np.geomspace(0.01, 100, 81)) + 1e-9
     p = np.clip(sigmoid(logits), 1e-300, 1)
+    gain = truth.size * (binary_cross_entropy(logits, truth) - binary_cross_entropy(logits, truth, found))
+    assert sigmoid_temperature_for(logits, truth) == (found if gain > 1.92 else 1.0)
     plain = -np.where(truth, np.log(p), np.log(np.clip(sigmoid(-logits), 1e-300, 1))).mean()
     assert binary_cross_entropy(logits, truth) == pytest.approx(plain, rel=1e-6, abs=1e-9)
 

@@ -18,7 +18,7 @@ from edgekit.export.judged import Judged
 from edgekit.intervals import of_order_statistic
 from edgekit.quantize.selection import CalibrationPool
 from edgekit.runtimes import load
-from edgekit.tasks.calibration import fit_temperature, negative_log_likelihood
+from edgekit.tasks.calibration import negative_log_likelihood, temperature_for
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 
@@ -59,7 +59,7 @@ def test_every_variant_has_its_own_threshold_and_keeps_the_rate(bundle: Bundle) 
         # On the images that it was set on, as many fall below it as were asked for: of this variant's own outputs.
         k = int(0.05 * (len(probe) + 1) + 1e-9)
         assert (bundle.task.decisions(outputs, known) == -1).sum() == k - 1
-        assert confidence.temperature == pytest.approx(fit_temperature(outputs["logits"], probe.labels), rel=1e-3)
+        assert confidence.temperature == pytest.approx(temperature_for(outputs["logits"], probe.labels), rel=1e-3)
         assert confidence.interval == pytest.approx(of_order_statistic(k, len(probe)))
         assert (confidence.images, confidence.are, confidence.rule) == (len(probe), "probe images", DISTANCE)
     float_one, int8 = (v.confidence for v in manifest.variants)

@@ -55,11 +55,16 @@ def calibration_lines(calibrations: Sequence[ModelCalibration]) -> list[str]:
     """Return a paragraph for each classifier: its temperature, and the errors of its probabilities before and after."""
     lines = []
     for c in calibrations:
-        lines += paragraph(
-            f"{c.model}: temperature {c.temperature:.2f} of {c.probe} probe images; ECE {percent(c.ece[0])} → {percent(c.ece[1])}, "
-            f"NLL {c.nll[0]:.3f} → {c.nll[1]:.3f} on {c.samples} test images",
-            rest="  ",
-        )
+        if c.temperature == 1:
+            said = (
+                f"{c.probe} probe images show none that is better than 1; ECE {percent(c.ece[0])}, NLL {c.nll[0]:.3f}"
+            )
+        else:
+            said = (
+                f"{c.temperature:.2f} of {c.probe} probe images; ECE {percent(c.ece[0])} → {percent(c.ece[1])}, "
+                f"NLL {c.nll[0]:.3f} → {c.nll[1]:.3f}"
+            )
+        lines += paragraph(f"{c.model}: temperature {said} on {c.samples} test images", rest="  ")
     return lines
 
 

@@ -17,15 +17,19 @@ from edgekit.report.tables import Column, Table, TableCell
 
 
 def reliability(facts: ReportFacts) -> ReportFigure | None:
-    """Draw accuracy over confidence, by bins, before and after the temperature; None where the bundle has no confidence."""
+    """Draw accuracy over confidence, by bins, before and after the temperature, once where it is 1; None where the bundle has no confidence."""
     trained = facts.bundle.manifest.confidence if facts.bundle else None
     if not isinstance(trained, Confidence) or trained.quality is None or not trained.quality.bins:
         return None
     quality = trained.quality
     series = [("before", "s2", quality.bins_before), (f"after T = {trained.temperature:.2f}", "s1", quality.bins)]
     errors = [f"ECE {show.percent(error)}, NLL {nll:.3f}" for error, nll in zip(quality.ece, quality.nll, strict=True)]
+    if trained.temperature == 1:  # both are the same
+        series, errors = [("T = 1", "s1", quality.bins)], errors[:1]
     keys = [LegendEntry(name, kind, error) for (name, kind, _), error in zip(series, errors, strict=True)]
-    alt_text = f"Accuracy over confidence: before {errors[0]}; after {errors[1]}"
+    alt_text = "Accuracy over confidence: " + "; ".join(
+        f"{key.label} {error}" for key, error in zip(keys, errors, strict=True)
+    )
     svg = both(lambda size: _reliability([(kind, bins) for _, kind, bins in series], size, alt_text))
     note = f"{show.count(quality.images)} {quality.are}; on the dashed line confidence is accuracy; a larger dot is more images"
     return ReportFigure(svg, keys, note)

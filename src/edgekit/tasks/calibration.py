@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 BINS = 15  # of equal width, as in Guo et al. 2017
 COLDEST, HOTTEST = 0.01, 100.0  # temperatures
+SIGNIFICANT = 1.92  # nats: half of the 95 % quantile of chi-square with one degree of freedom, 3.84
 _HALVINGS = 60  # of an interval of logarithms: far below the precision of a float64
 
 
@@ -53,6 +54,21 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
         middle = (low + high) / 2
         low, high = (low, middle) if slope(np.exp(middle)) > 0 else (middle, high)
     return float(np.exp(-(low + high) / 2))
+
+
+def temperature_for(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return `fit_temperature`, or 1 where the labels do not show that it is better than 1.
+
+    A temperature that is fitted to few images fits their noise, and may make the probabilities of other images worse. So it is taken only if it
+    passes the likelihood-ratio test (Wilks 1938) at 5 %: it must raise the log-likelihood of the labels by more than `SIGNIFICANT`.
+
+    Args:
+        logits: float32 (n, classes), n >= 1.
+        labels: int64 (n,), the true classes.
+    """
+    fitted = fit_temperature(logits, labels)
+    gain = negative_log_likelihood(logits, labels) - negative_log_likelihood(logits, labels, fitted)
+    return fitted if len(labels) * gain > SIGNIFICANT else 1.0
 
 
 def negative_log_likelihood(logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float = 1.0) -> float:

@@ -19,9 +19,9 @@ from edgekit.tasks.multilabel_metrics import (
     class_thresholds,
     class_wise_error,
     f1_scores,
-    fit_sigmoid_temperature,
     mean_average_precision,
     sigmoid,
+    sigmoid_temperature_for,
     weighted_precisions,
 )
 from edgekit.tasks.task import EMBEDDING, Answer, Outputs, Task
@@ -134,7 +134,7 @@ class Multilabel(Task):
         """A temperature, and the thresholds with the highest F1; None where no class is in these images."""
         if not labels.any():
             return None
-        temperature = fit_sigmoid_temperature(outputs[LOGITS], labels)
+        temperature = sigmoid_temperature_for(outputs[LOGITS], labels)
         each, shared, own = class_thresholds(sigmoid(outputs[LOGITS] / temperature), labels)
         return ClassThresholds(
             temperature=temperature, thresholds=each, shared=shared, own=own, images=len(labels), are=are

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.tasks.calibration import BINS, COLDEST, HOTTEST
+from edgekit.tasks.calibration import BINS, COLDEST, HOTTEST, SIGNIFICANT
 
 Truth = NDArray[Any]  # integers or booleans, (n, k)
 FEWEST_POSITIVES = (
@@ -134,6 +134,18 @@ def fit_sigmoid_temperature(logits: NDArray[np.float32], truth: Truth) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if slope(np.exp(middle)) > 0 else (middle, high)
     return float(np.exp(-(low + high) / 2))
+
+
+def sigmoid_temperature_for(logits: NDArray[np.float32], truth: Truth) -> float:
+    """Return `fit_sigmoid_temperature`, or 1 where it does not pass the likelihood-ratio test (see `calibration.temperature_for`).
+
+    Args:
+        logits: float32 (n, k), n >= 1.
+        truth: (n, k).
+    """
+    fitted = fit_sigmoid_temperature(logits, truth)
+    gain = binary_cross_entropy(logits, truth) - binary_cross_entropy(logits, truth, fitted)
+    return fitted if truth.size * gain > SIGNIFICANT else 1.0
 
 
 def binary_cross_entropy(logits: NDArray[np.float32], truth: Truth, temperature: float = 1.0) -> float:

@@ -18,10 +18,10 @@ from edgekit.conformal import rank_beyond
 from edgekit.intervals import of_order_statistic, wilson
 from edgekit.tasks.calibration import (
     calibration_error,
-    fit_temperature,
     negative_log_likelihood,
     reliability,
     scaled_softmax,
+    temperature_for,
 )
 
 MEANS, WHITENING = "means", "whitening"  # arrays of a geometry's file
@@ -178,7 +178,7 @@ def calibrate(
         geometry, values: see `score_images`.
         are: what the images are, for the record.
     """
-    temperature = fit_temperature(logits, labels)
+    temperature = temperature_for(logits, labels)
     scores = score_images(rule, logits, temperature, geometry, values)
     threshold, interval = threshold_at(scores, false_abstain)
     return Confidence(

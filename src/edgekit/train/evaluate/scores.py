@@ -21,16 +21,16 @@ from edgekit.run import Run, classifier_stages
 from edgekit.shares import share_of
 from edgekit.stages import MODEL_OF
 from edgekit.tasks import Task
-from edgekit.tasks.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability
+from edgekit.tasks.calibration import calibration_error, negative_log_likelihood, reliability, temperature_for
 from edgekit.tasks.classification import CLASSIFICATION, LOGITS
 from edgekit.tasks.multilabel import F1_MACRO, F1_MICRO, MULTILABEL
 from edgekit.tasks.multilabel_metrics import (
     binary_cross_entropy,
     class_wise_error,
     f1_scores,
-    fit_sigmoid_temperature,
     mean_average_precision,
     sigmoid,
+    sigmoid_temperature_for,
 )
 from edgekit.tasks.unknown import Known
 from edgekit.train.evaluate.answers import answers_of
@@ -224,7 +224,7 @@ def calibration_of(model: str, probed: Tensor, labels: Tensor, tested: Tensor, t
     """
     logits, classes = tested.numpy(), truth.numpy()
     if labels.ndim == 2:
-        temperature = fit_sigmoid_temperature(probed.numpy(), labels.numpy())
+        temperature = sigmoid_temperature_for(probed.numpy(), labels.numpy())
         return ModelCalibration(
             model=model,
             temperature=temperature,
@@ -233,7 +233,7 @@ def calibration_of(model: str, probed: Tensor, labels: Tensor, tested: Tensor, t
             ece=(class_wise_error(sigmoid(logits), classes), class_wise_error(sigmoid(logits / temperature), classes)),
             nll=(binary_cross_entropy(logits, classes), binary_cross_entropy(logits, classes, temperature)),
         )
-    temperature = fit_temperature(probed.numpy(), labels.numpy())
+    temperature = temperature_for(probed.numpy(), labels.numpy())
     before, after = (calibration_error(reliability(logits, classes, t)) for t in (1.0, temperature))
     return ModelCalibration(
         model=model,
