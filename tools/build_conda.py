@@ -4,8 +4,8 @@
     CONDA/bin/python tools/build_conda.py --work DIR
 
 It shows that the recipe is valid, that the package is complete, and that its tests pass with these packages. It does not show that the channel
-conda-forge has packages of these names and versions. DIR/out/noarch has the package at the end. It needs uv, and a Python that lies in a folder of its own, as
-those of uv and pyenv do.
+conda-forge has packages of these names and versions. DIR/out/noarch has the package at the end. It needs uv, and a Python that lies in a
+folder of its own, as those of uv and pyenv do.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from edgekit import recipe as recipes
 from edgekit.data.layout import Layout
 from edgekit.data.splits import Splits
-from edgekit.data.template import RecipePlan, ViewStrength, recipe_text
+from edgekit.data.template import recipe_text
 from edgekit.errors import EdgekitError
-from edgekit.recipe import Architecture, LabelCount, Recipe, epochs_of, settled
+from edgekit.recipe import LabelCount, Recipe, epochs_of, settled
 from edgekit.run import Run
 from edgekit.sizes import ImageSize
 from edgekit.train import planning
@@ -157,20 +157,6 @@ def test_a_slow_machine_takes_a_narrow_network_and_a_fast_one_a_wide_one(monkeyp
     assert widths == sorted(widths)
     assert widths[0] == (False, 0.25)
     assert widths[-1] == (True, 1.0)
-
-
-@pytest.mark.parametrize("flip", [True, False])
-@pytest.mark.parametrize("mild", [True, False])
-@pytest.mark.parametrize("weak", [True, False])
-def test_the_recipe_has_the_views_of_the_plan(mild: bool, weak: bool, flip: bool) -> None:
-    network = Architecture(name="resnet10")
-    planned = RecipePlan(ImageSize(32, 32), network, network, 1, 1, flip=flip, views=ViewStrength(mild, weak))
-    recipe = recipes.parse(recipes.read_yaml(recipe_text(LAYOUT, plan=planned)))
-    views = recipe.pretrain.augmentation.at(32)
-    assert views.crop_scale == (0.5 if mild else 0.2, 1.0)
-    assert (views.jitter, views.strength, views.gray) == ((0.8, 0.2, 0.0) if weak else (0.8, 0.5, 0.2))
-    assert views.flip == (0.5 if flip else 0.0)
-    assert recipe.finetune.augmentation.crop_scale == (0.4, 1.0)
 
 
 def test_few_labels_keep_auto_and_many_get_the_steps_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:

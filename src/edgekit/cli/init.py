@@ -93,8 +93,7 @@ def command(
     without labels. Paths in the recipe are relative to the current directory.
 
     The command runs real training steps for 10 to 60 seconds to choose the network, its size and its epochs, so that the
-    whole training takes about --time on this machine. With labels, short pretrainings then choose the augmentation that suits the images, in at
-    most a tenth of --time.
+    whole training takes about --time on this machine.
 
     With --task anomaly, FOLDER has train/good, test/good, test/DEFECT and ground_truth/DEFECT (as MVTec AD), or holds normal images alone, or is
     a CSV file with the columns file, label, mask and split. Nothing is measured.

@@ -88,21 +88,7 @@ _KEEPS_GEOMETRY = """\
 _MANY = 10_000
 _FEW_STEPS = "name: adamw, lr: 2.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup: 0.05"
 _FLIP, _NO_FLIP = "flip: 0.5", "flip: 0.0"
-_CROPS, _MILD_CROPS = "crop_scale: [0.2, 1.0]", "crop_scale: [0.5, 1.0]"
-_COLORS, _WEAK_COLORS = "jitter: 0.8, gray: 0.2", "jitter: 0.8, strength: 0.2, gray: 0.0"
 _FEW_STEPS_WHY = "with few images there are few steps, for which adamw is best"
-
-
-@dataclass(frozen=True)
-class ViewStrength:
-    """How far the views of pretraining differ from the image: SimCLR's crops and color changes, or weaker ones."""
-
-    mild_crops: bool = False
-    weak_colors: bool = False
-
-    def __str__(self) -> str:
-        crops = "50" if self.mild_crops else "20"
-        return f"crops from {crops}% of the area and {'weak' if self.weak_colors else 'strong'} color changes"
 
 
 @dataclass(frozen=True)
@@ -119,7 +105,6 @@ class RecipePlan:
         supervised_steps: steps that fit; None if `auto` fits.
         precision: auto, or fp32 if that is faster.
         flip: whether the augmentation mirrors images.
-        views: the augmentation of pretraining.
         measured: comments for the recipe, one line each.
     """
 
@@ -132,7 +117,6 @@ class RecipePlan:
     supervised_steps: int | None = None
     precision: str = "auto"
     flip: bool = True
-    views: ViewStrength = ViewStrength()
     measured: tuple[str, ...] = ()
 
 
@@ -176,7 +160,7 @@ class _TemplateValues:
     pretrain_batch: int = 256
     pretrain_optimizer: str = "name: sgd, lr: 0.12, weight_decay: 5.0e-4, warmup: 0.05"
     optimizer_why: str = "lr is for a batch of 256 and scales with batch_size; prefer lars for batches over 1,000"
-    augmentation: str = f"{_CROPS}, {_FLIP}, {_COLORS}"
+    augmentation: str = f"crop_scale: [0.2, 1.0], {_FLIP}, jitter: 0.8, gray: 0.2"
     augmentation_why: str = "set flip to 0 if left and right matter, jitter and gray to 0 if color matters"
     finetune_epochs: int | str = "auto"
     finetune_steps: str = ""
@@ -319,14 +303,8 @@ def _planned(values: _TemplateValues, plan: RecipePlan) -> _TemplateValues:
             plain=values.plain.replace(_FLIP, _NO_FLIP),
             augmentation_why=why,
         )
-    augmentation = values.augmentation
-    if plan.views.mild_crops:
-        augmentation = augmentation.replace(_CROPS, _MILD_CROPS)
-    if plan.views.weak_colors:
-        augmentation = augmentation.replace(_COLORS, _WEAK_COLORS)
     return replace(
         values,
-        augmentation=augmentation,
         encoder=plan.encoder.name,
         encoder_width=plan.encoder.width,
         student=plan.student.name,

@@ -1,8 +1,7 @@
-"""Plan a recipe for this machine and a time limit: from a few real steps, choose network, image size, augmentation and epochs.
+"""Plan a recipe for this machine and a time limit: measure a few real steps, and choose the network, the image size and the epochs.
 
 The networks are measured from the cheapest to the most expensive, each with a few real steps of pretraining, as long as the wanted
-epochs of pretraining fit. The strength of the augmentation is tried on the images (`edgekit.train.view_trial`). Then every stage of the
-chosen network is measured, and the time is divided among the stages.
+epochs of pretraining fit. Then every stage of the chosen network is measured, and the time is divided among the stages.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from edgekit.data.images import ImageSet
 from edgekit.data.layout import SIZES, Layout, shaped
 from edgekit.data.source import ImageSource
 from edgekit.data.sources import is_digits, open_labeled, open_pool
-from edgekit.data.splits import Splits, load_splits, training_preprocessing
-from edgekit.data.template import LabelCounts, RecipePlan, ViewStrength, recipe_text
+from edgekit.data.splits import Splits, training_preprocessing
+from edgekit.data.template import LabelCounts, RecipePlan, recipe_text
 from edgekit.errors import EdgekitError
 from edgekit.machine import cpu_name, has_native_bf16
 from edgekit.preprocess import Preprocessing
@@ -38,7 +37,6 @@ from edgekit.train.analysis.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told
 from edgekit.train.estimate import StageTime, measure
 from edgekit.train.loop.devices import device_for
 from edgekit.train.time_division import DISTILLED, LABELS_SHARE, divide_time, epoch_seconds
-from edgekit.train.view_trial import TriedViews, chosen_views, try_views
 
 # On 6,000 small images, 200 epochs of a narrow ResNet-18 (1.2 million images seen) beat fewer of a wider one.
 _SEEN = 1_200_000
@@ -48,9 +46,6 @@ _QUICK = 4  # steps to measure the speed of a network
 _SAMPLE = 64  # files to decode to measure the time per file
 _MIRRORED = 1000  # images to test whether they may be mirrored
 _MIRRORED_SECONDS = 10.0  # limit for reading them
-_DECODED = 0.1  # share of the time that decoding may take, for the augmentation to be tried
-_TRIED = 0.1  # share of the time that the pretrainings may take that try it
-_DEFAULT_VIEWS = ViewStrength()
 
 
 @dataclass(frozen=True)
@@ -126,7 +121,6 @@ def plan(
     """
     planner = _Planner(layout, labels, seconds, say, start_up)
     network = planner.choose()
-    planner.try_views(network)
     return planner.share_out(network)
 
 
@@ -140,7 +134,6 @@ class _Planner:
         self.decoding = self._decoding()
         self.mirrored = self._mirrored()
         self.flip = self.mirrored is None or self.mirrored < CLEARLY
-        self.tried: list[TriedViews] = []
 
     def choose(self) -> PlannedNetwork:
         """Return the largest network that gets the wanted epochs of pretraining, or else the cheapest."""
@@ -158,21 +151,6 @@ class _Planner:
                 break
         assert chosen is not None
         return chosen
-
-    def try_views(self, network: PlannedNetwork) -> None:
-        """Try the strength of the augmentation on the images themselves, where they have labels and are decoded soon enough."""
-        if self.decoding > _DECODED * self.seconds or not self.layout.labeled or self.layout.several:
-            return
-        if is_digits(self.layout.labeled):
-            return  # its augmentation is fixed
-
-        def recipe_with(views: ViewStrength) -> Recipe:
-            return self._parsed(network, views=views)
-
-        with suppress(EdgekitError):  # the training itself will report the error
-            splits = load_splits(recipe_with(ViewStrength()).data)
-            self.say("trying augmentations on the images")
-            self.tried = try_views(recipe_with, splits, _TRIED * self.seconds)
 
     def share_out(self, network: PlannedNetwork) -> tuple[RecipePlan, float]:
         """Divide the time: choose the epochs of each stage."""
@@ -195,7 +173,7 @@ class _Planner:
         }
         chosen = RecipePlan(
             network.image_size, network.encoder, network.student, division.pretrain_epochs, division.distill_epochs if distill else "auto",
-            division.steps.get("finetune"), division.steps.get("supervised"), precision, self.flip, chosen_views(self.tried),
+            division.steps.get("finetune"), division.steps.get("supervised"), precision, self.flip,
             tuple(self._comments(times, shares, fixed, total, comparison)),
         )  # fmt: skip
         return chosen, total
@@ -228,16 +206,12 @@ class _Planner:
 
     def _recipe(self, network: PlannedNetwork, precision: str = "auto") -> tuple[Recipe, Splits]:
         """Return the recipe that would be written, and stand-ins for its images, in the same number and size."""
-        recipe = self._parsed(network, precision, chosen_views(self.tried))
+        draft = RecipePlan(
+            network.image_size, network.encoder, network.student, 100, 100, precision=precision, flip=self.flip
+        )
+        recipe = recipes.parse(recipes.read_yaml(recipe_text(self.layout, labels=self.labels, plan=draft)))
         splits = stand_in(recipe, self.layout)
         return settled(recipe, len(splits.pool), len(splits.labeled)), splits
-
-    def _parsed(self, network: PlannedNetwork, precision: str = "auto", views: ViewStrength = _DEFAULT_VIEWS) -> Recipe:
-        """Return the recipe that would be written for a network."""
-        draft = RecipePlan(
-            network.image_size, network.encoder, network.student, 100, 100, precision=precision, flip=self.flip, views=views,
-        )  # fmt: skip
-        return recipes.parse(recipes.read_yaml(recipe_text(self.layout, labels=self.labels, plan=draft)))
 
     @cached_property
     def sources(self) -> list[ImageSource]:
@@ -288,10 +262,6 @@ class _Planner:
         if self.mirrored is not None:
             decision = "images are flipped at random" if self.flip else "no image is flipped"
             yield f"A classifier distinguishes {self.mirrored:.0%} of the images from their mirror images (chance: 50%), so {decision}."
-        if self.tried:
-            yield "Short pretrainings with other augmentations; accuracy of a linear classifier with as few labels, on labeled images:"
-            yield from (f"  {each.views}: {each.accuracy:.1%}" for each in self.tried)
-            yield f"So pretraining takes {chosen_views(self.tried)}; it stays with SimCLR's unless others are clearly better."
         steps = ", ".join(f"{name} {_step_seconds(stage):.3g} s" for name, stage in times.items() if stage.trainings)
         yield f"Measured steps: {steps}." + (f" {comparison[:1].upper()}{comparison[1:]}." if comparison else "")
 
