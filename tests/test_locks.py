@@ -75,8 +75,7 @@ def test_who_holds_a_bundle_or_a_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     run = Run(tmp_path / "run")
     with only_one(run):
-        pass
-    lock = next(run.path.iterdir())
+        lock = next(run.path.iterdir())
     holders = [holder(lock)]
     with pytest.raises(RunError, match="another process is training into this run"), only_one(run):
         pass

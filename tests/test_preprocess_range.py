@@ -249,12 +249,12 @@ def test_a_run_tells_the_range_of_its_images(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     (run.path / "data").mkdir(parents=True)
     for recipe, summary, expected in (
-        ("{}", '{"pixel_range": [0, 4095]}', (0, 4095)),
-        ("{}", '{"pixel_range": null}', None),
-        ("{}", '{"pixel_range": "dtype"}', "dtype"),
-        ("{}", "{}", None),
-        ("{}", "damaged", None),
-        ("{data: {pixel_range: [1, 2]}}", '{"pixel_range": [0, 4095]}', (1, 2)),
+        ("{data: {labeled: digits}}", '{"pixel_range": [0, 4095]}', (0, 4095)),
+        ("{data: {labeled: digits}}", '{"pixel_range": null}', None),
+        ("{data: {labeled: digits}}", '{"pixel_range": "dtype"}', "dtype"),
+        ("{data: {labeled: digits}}", "{}", None),
+        ("{data: {labeled: digits}}", "damaged", None),
+        ("{data: {labeled: digits, pixel_range: [1, 2]}}", '{"pixel_range": [0, 4095]}', (1, 2)),
     ):
         run.recipe_path.write_text(recipe)
         (run.path / "data/splits.json").write_text(summary)

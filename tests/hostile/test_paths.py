@@ -160,6 +160,6 @@ def test_a_link_that_leads_to_itself_in_a_folder_is_an_image_that_cannot_be_read
 def test_a_recipe_through_a_pipe_of_the_shell_is_read(folder: Path, tmp_path: Path) -> None:
     """`edgekit train <(sed …)`: a pipe without a name, which ends when its writer does."""
     script = "import sys; from edgekit import recipe; print(recipe.load(sys.argv[1]).name)"
-    command = f"{sys.executable} -c '{script}' <(echo 'name: from-a-pipe')"
+    command = f"{sys.executable} -c '{script}' <(echo '{{name: from-a-pipe, data: {{labeled: digits}}}}')"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=_HANGS)
     assert done.stdout == "from-a-pipe\n"

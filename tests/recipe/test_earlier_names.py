@@ -78,7 +78,7 @@ def test_a_default_that_follows_from_a_key_follows_from_its_earlier_name() -> No
 def test_earlier_names_are_accepted_as_overrides(tmp_path: Path, override: str, where: str, value: object) -> None:
     path = tmp_path / "recipe.yaml"
     key, _, text = override.partition("=")
-    for content in ({}, EARLIER, TODAY):
+    for content in ({"data": {"labeled": "digits"}}, EARLIER, TODAY):
         path.write_text(yaml.safe_dump(content))
         for overrides in ([override], {key: yaml.safe_load(text)}):
             found: Any = recipes.load(path, overrides)  # type: ignore[arg-type]

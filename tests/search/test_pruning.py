@@ -209,5 +209,5 @@ def test_without_torch_pruning_it_is_one_line(monkeypatch: pytest.MonkeyPatch, t
         importlib.util, "find_spec", lambda name, *rest: None if name == "torch_pruning" else real(name, *rest)
     )
     with pytest.raises(edgekit.EdgekitError, match=r"torch_pruning is not installed.*extra \[prune\]"):
-        edgekit.search({}, budget="size < 1 MB", prune=True, run=tmp_path / "search")
+        edgekit.search({"data": {"labeled": "digits"}}, budget="size < 1 MB", prune=True, run=tmp_path / "search")
     assert not (tmp_path / "search").exists()

@@ -206,7 +206,7 @@ def test_a_signal_while_it_measures_ends_it_with_a_line_that_says_how_to_resume(
     process.send_signal(number)
     process.communicate()
     lines = [line for line in Path("log").read_text().splitlines() if line]
-    assert process.returncode == 130, lines
+    assert process.returncode == 128 + number, lines
     assert lines[-2:] == [
         f"{FOLDER}: run the same command again to resume: what was measured and trained is kept",
         "interrupted",

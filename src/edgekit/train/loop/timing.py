@@ -31,9 +31,9 @@ class TimedTraining:
         batch_size: images a step.
         window: steps that count as an epoch while it is measured.
         enough: seconds after which the measurement ends with the window.
-        prepares: whether its steps precede the training (a teacher's features that are kept), so that no checkpoint counts them.
         ends: seconds at which each measured step ended (`time.perf_counter`).
         processor: the same in processor time of all threads of this process.
+        prepares: whether its steps precede the training (a teacher's features that are kept), so that no checkpoint counts them.
     """
 
     stage: str
@@ -42,9 +42,9 @@ class TimedTraining:
     batch_size: int
     window: int
     enough: float = 0.0
-    prepares: bool = False
     ends: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
+    prepares: bool = False
 
     @property
     def most(self) -> int:
@@ -139,5 +139,7 @@ def timed_training(
     timing = _active.get()
     if timing is None:
         return None
-    timing.trainings.append(TimedTraining(stage, steps, epochs, batch_size, timing.window, timing.enough, prepares))
+    timing.trainings.append(
+        TimedTraining(stage, steps, epochs, batch_size, timing.window, timing.enough, prepares=prepares)
+    )
     return timing.trainings[-1]

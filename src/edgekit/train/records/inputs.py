@@ -250,6 +250,8 @@ def _leave_out_newer(content: dict[str, Any]) -> None:
         del content["search"]
     if content.get("train") == "all":
         del content["train"]
+    if content.get("tiles", ...) is None:
+        del content["tiles"]
     for key in ("encoder", "student"):
         for name, default in (("mean", None), ("std", None), ("interpolate_positions", False), ("channels", None)):
             if content.get(key) is not None and content[key].get(name, ...) == default:
