@@ -30,12 +30,13 @@ from edgekit.data.textures import write_textures
 from edgekit.machine import this_machine
 from edgekit.models.anomaly.detector import Detector
 from edgekit.models.encoders import Encoder, build_encoder
-from edgekit.models.pixels import normalize
 from edgekit.models.store import load_pretrained
 from edgekit.recipe import Recipe, read_yaml
 from edgekit.result import now
+from edgekit.tasks.anomaly import ANOMALY_DETECTION
 from edgekit.tasks.anomaly_metrics import image_auroc, pixel_auroc, region_overlap
 from edgekit.train.detect.build import Source, build_detector
+from edgekit.train.evaluate import several_outputs
 from edgekit.train.loop.loader import seed_for
 from result_files import write_rows
 
@@ -93,10 +94,9 @@ def encoder_of(cell: dict[str, Any], recipe: Recipe, work: Path) -> tuple[Encode
 
 def measured(detector: Detector, sets: AnomalySets, recipe: Recipe) -> dict[str, float]:
     """How well a detector finds the anomalies of the test set."""
-    pixels, data = torch.tensor(np.asarray(sets.test.images)), recipe.data
-    with torch.inference_mode():
-        found = [detector(normalize(batch, data.mean, data.std)) for batch in pixels.split(16)]
-    scores, maps = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+    data, cpu = recipe.data, torch.device("cpu")
+    outputs = several_outputs(detector, sets.test.images, data.mean, data.std, cpu, size=ANOMALY_DETECTION.batch)
+    scores, maps = (output.numpy() for output in outputs)
     masks = sets.seen_masks()
     values = (image_auroc(scores, sets.labels), pixel_auroc(list(maps), masks), region_overlap(list(maps), masks))
     return dict(zip(METRICS, values, strict=True))

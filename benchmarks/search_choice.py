@@ -28,19 +28,8 @@ CANDIDATES = (
     "{name: resnet18, width: 0.125}",
     "{name: resnet18, width: 0.125, stem: strided}",
 )
-RECIPE = """\
-# Written by benchmarks/search_quality.py
-name: search
-data:
-  labeled: {folder}/train
-  test: {folder}/test
-  probe: 0.3334
-  labels: 100  # per class
-  image_size: 16
-pretrain:
-  encoder: {{name: resnet10, width: 0.5, stem: strided}}
-  epochs: 10
-  batch_size: 128
+# What is trained after the pretraining, in both parts.
+TRAINING = """\
 finetune:
   epochs: 20
 distill:
@@ -53,6 +42,21 @@ supervised: {{enabled: false}}
 monitor: {{every: 0}}
 hardware: {{accelerator: cpu, threads: 1}}
 """
+_HEAD = """\
+# Written by benchmarks/search_quality.py
+name: search
+data:
+  labeled: {folder}/train
+  test: {folder}/test
+  probe: 0.3334
+  labels: 100  # per class
+  image_size: 16
+pretrain:
+  encoder: {{name: resnet10, width: 0.5, stem: strided}}
+  epochs: 10
+  batch_size: 128
+"""
+RECIPE = _HEAD + TRAINING
 
 
 class _Seeded(Training):

@@ -41,7 +41,7 @@ from edgekit.result import Result, Search, now
 from result_files import write_rows
 
 TRAIN, TEST = 120, 100  # images of each class
-RECIPE = """\
+_HEAD = """\
 # Written by benchmarks/search_quality.py
 name: search
 data:
@@ -54,18 +54,8 @@ pretrain:
   encoder: {{name: resnet10, width: 0.5}}
   epochs: 10
   batch_size: 128
-finetune:
-  epochs: 20
-distill:
-  student: {{name: resnet10, width: 0.25}}
-  epochs: 9
-  batch_size: 64
-  labeled_weight: 0.2
-  optimizer: {{name: adamw, lr: 0.002, scale_lr: false, weight_decay: 0.01}}
-supervised: {{enabled: false}}
-monitor: {{every: 0}}
-hardware: {{accelerator: cpu, threads: 1}}
 """
+RECIPE = _HEAD + search_choice.TRAINING
 
 
 def subset(data: Path, folder: Path, train: int, test: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from tests.kill.server import Ended, Server
 from tests.kill.shim import Change, changes
 
 _EXIT_KILLED = -9
+# Of the files that a command leaves, those that are compared, with what is in them.
+Compared = Callable[[dict[str, str]], dict[str, str]]
 _REASONS = {"full": ("No space left", "full"), "eio": ("Input/output error",)}
 
 
@@ -94,23 +96,20 @@ class Bench:
         reached = changes(self.server.log)
         at = next((change for change in reached if change.n == point.n), None)
         said = ended.err.strip().splitlines()[-1:]
-        wanted = self.after
-        if _went_on_without_the_cache(ended, point, at):
-            wanted = _without_the_cache(wanted)
-        faults = self._disturbed(ended, point, at, wanted)
+        compared = _without_the_cache if _went_on_without_the_cache(ended, point, at) else _everything
+        faults = self._disturbed(ended, point, at, compared)
         again = self._run(self.case.arguments)
         if again.code != 0:
             faults.append(f"the same command again ends with {again.code}: {again.err.strip()[-400:]}")
         else:
             try:
-                now = outcome(self.root)
-                if difference := _difference(wanted, now if wanted is self.after else _without_the_cache(now)):
+                if difference := _difference(compared(self.after), compared(outcome(self.root))):
                     faults.append(f"after the same command again: {difference}")
             except Exception as error:
                 faults.append(f"after the same command again a file is not whole: {type(error).__name__}: {error}")
         return Trial(self.case, point, at, faults, ended.code, said[0] if said else "")
 
-    def _disturbed(self, ended: Ended, point: Point, at: Change | None, wanted: dict[str, str]) -> list[str]:
+    def _disturbed(self, ended: Ended, point: Point, at: Change | None, compared: Compared) -> list[str]:
         """What is wrong before the command runs again: with what it said, with the files that were there before."""
         faults = []
         try:
@@ -126,14 +125,14 @@ class Bench:
             if at is not None and ended.code != _EXIT_KILLED:
                 faults.append(f"was to be killed and ended with {ended.code}: {ended.err[-300:]}")
             return faults
-        faults += self._said(ended, now, point, at, wanted)
+        faults += self._said(ended, now, point, at, compared)
         names = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*.tmp"))
         if left := sorted(name for name in names if name not in self.before and name not in ended.err):
             faults.append(f"left {', '.join(left[:3])}")
         return faults
 
     def _said(
-        self, ended: Ended, now: dict[str, str], point: Point, at: Change | None, wanted: dict[str, str]
+        self, ended: Ended, now: dict[str, str], point: Point, at: Change | None, compared: Compared
     ) -> list[str]:
         """What is wrong with how a command ended that met a full or faulty disk."""
         errors = [line for line in ended.err.splitlines() if line.startswith(("error: ", "internal error: "))]
@@ -141,7 +140,7 @@ class Bench:
         if "Traceback" in ended.err:
             faults.append(f"a traceback: {ended.err[-600:]}")
         if ended.code == 0:
-            if difference := _difference(wanted, now if wanted is self.after else _without_the_cache(now)):
+            if difference := _difference(compared(self.after), compared(now)):
                 faults.append(f"ended with 0 without having done its work: {difference}")
         elif ended.code == 1 and point.kind == "eio":  # the other parts of its work are done, into other files
             if not any(reason in ended.out + ended.err for reason in _REASONS[point.kind]):
@@ -184,6 +183,10 @@ class Bench:
 def _went_on_without_the_cache(ended: Ended, point: Point, at: Change | None) -> bool:
     """Whether the faulty disk was met in the cache of images, and the command did its work without it, which is no error."""
     return point.kind == "eio" and ended.code == 0 and at is not None and at.path.startswith("cache/")
+
+
+def _everything(outcome: dict[str, str]) -> dict[str, str]:
+    return outcome
 
 
 def _without_the_cache(outcome: dict[str, str]) -> dict[str, str]:

@@ -46,11 +46,7 @@ def recipe_of(source: Recipe | Path | str | Mapping[str, Any], overrides: Overri
             f"a recipe must be a path, a dictionary or an edgekit.Recipe, not {type(source).__name__}",
             'read one with edgekit.Recipe.read("recipe.yaml")',
         )
-    content = translated(content)
-    _override(content, overrides)
-    recipe = parse(content)
-    _refuse_no_images(content, "recipe")
-    return recipe
+    return _completed(content, overrides, "recipe")
 
 
 def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
@@ -73,10 +69,15 @@ def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
         raise RecipeError(f"{path}: the recipe is empty", "write one with `edgekit init FOLDER > recipe.yaml`")
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe must be a mapping of keys, not {type(content).__name__}")
+    return _completed(content, overrides, str(path))
+
+
+def _completed(content: dict[str, Any], overrides: Overrides, where: str) -> Recipe:
+    """Return the recipe of a file's or a dictionary's content, with today's names and the overrides; `where` it is, for messages."""
     content = translated(content)
     _override(content, overrides)
-    recipe = parse(content, where=str(path))
-    _refuse_no_images(content, str(path))
+    recipe = parse(content, where)
+    _refuse_no_images(content, where)
     return recipe
 
 

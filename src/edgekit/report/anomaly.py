@@ -88,7 +88,7 @@ def _of(count: int, total: int) -> str:
 
 
 def _images(count: int) -> str:
-    return f"{counted(count, 'image')}"
+    return counted(count, "image")
 
 
 def _share(value: float) -> str:

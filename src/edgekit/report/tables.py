@@ -207,7 +207,7 @@ def _agreement(v: Variant) -> TableCell:
     """Return the agreement with the trained model on the evaluation set, otherwise on the golden images."""
     if v.accuracy is not None and v.accuracy.agreement is not None:
         return TableCell(
-            show.percent(v.accuracy.agreement), v.accuracy.agreement, note=f"{counted(v.accuracy.samples, 'image')}"
+            show.percent(v.accuracy.agreement), v.accuracy.agreement, note=counted(v.accuracy.samples, "image")
         )
     if v.parity is not None:
         return TableCell(show.percent(v.parity.agreement), v.parity.agreement, note=f"{v.parity.samples} golden images")
@@ -217,7 +217,7 @@ def _agreement(v: Variant) -> TableCell:
 def _score(accuracy: Accuracy | None) -> TableCell:
     if accuracy is None:
         return TableCell(show.NONE)
-    return TableCell(show.percent(accuracy.value), accuracy.value, note=f"{counted(accuracy.samples, 'image')}")
+    return TableCell(show.percent(accuracy.value), accuracy.value, note=counted(accuracy.samples, "image"))
 
 
 def _drop(drop: float | None) -> str:

@@ -99,7 +99,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         height, width = self.preprocessing.image_size
-        what = f"{counted(len(self.classes), 'class', 'classes')}" if self.classes else self.task.name
+        what = counted(len(self.classes), "class", "classes") if self.classes else self.task.name
         return f"<Predictor {self._name}: {self.variant.id}, {what}, {height} x {width} pixels>"
 
     @overload

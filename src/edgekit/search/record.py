@@ -16,11 +16,6 @@ from edgekit.shares import percent
 from edgekit.text import counted
 
 
-def in_epochs(count: int) -> str:
-    """Return `1 epoch`, `2 epochs`."""
-    return f"{counted(count, 'epoch')}"
-
-
 class Record:
     """What a search has found until now.
 
@@ -80,7 +75,7 @@ class Record:
                     self._left_out[name] = f"its training failed: {scored.error}"
                 else:
                     place = best.index(name) + 1
-                    after = in_epochs(epochs)
+                    after = counted(epochs, "epoch")
                     self._left_out[name] = (
                         f"place {place} of {len(best)} after {after} ({percent(scored.score or 0.0)}); {len(kept)} were kept"
                     )
@@ -96,7 +91,7 @@ class Record:
             if other not in self._left_out and other != name:
                 epochs = max(rounds)
                 self._left_out[other] = (
-                    f"behind the winner after {in_epochs(epochs)} ({percent(rounds[epochs].score or 0.0)})"
+                    f"behind the winner after {counted(epochs, 'epoch')} ({percent(rounds[epochs].score or 0.0)})"
                 )
 
     def prune(

@@ -27,11 +27,12 @@ from edgekit.search.full import bundle_folder, train_in_full, winner_text
 from edgekit.search.measuring import Measuring
 from edgekit.search.plan import SearchPlan, claimed_folder
 from edgekit.search.pruning import CLOSE, PruneToBudget, PruningOutcome, larger_neighbors, share_taken
-from edgekit.search.record import Record, in_epochs
+from edgekit.search.record import Record
 from edgekit.search.rounds import Scored, Training, check_trainable, not_faster, ranked
 from edgekit.search.untrained import export_untrained
 from edgekit.shares import percent
 from edgekit.sizes import ImageSize
+from edgekit.text import counted
 from edgekit.train.stages.pipeline import Report
 
 WINNER = "winner.yaml"
@@ -169,7 +170,7 @@ class _Search:
             best = ranked(scores, latency)
             if not best:
                 raise EdgekitError(
-                    f"all candidates failed in {in_epochs(epochs)}; the first: {next(iter(scores.values())).error}",
+                    f"all candidates failed in {counted(epochs, 'epoch')}; the first: {next(iter(scores.values())).error}",
                     "lower the learning rate of distill.optimizer, or its batch size",
                 )
             kept = best if number == len(lengths) - 1 else best[: self.plan.halving.kept(len(order))]
@@ -180,22 +181,22 @@ class _Search:
 
     def _round(self, kind: claims.Kind, names: list[str], epochs: int, title: str) -> dict[str, Scored]:
         keys = {f"{name} {epochs} epochs": name for name in names}
-        counted = 0
+        ended = 0
 
         def make(key: str) -> tuple[dict[str, object], float | None]:
             scored = self.training.short(self._by_name[keys[key]], epochs)
             return asdict(scored), scored.score
 
         def tell(key: str, result: dict[str, object], here: bool) -> None:
-            nonlocal counted
-            counted += 1
+            nonlocal ended
+            ended += 1
             scored = Scored(**result)  # type: ignore[arg-type]
             self.record.add_round(keys[key], epochs, scored)
             advance(1, keys[key])
             if here:
                 what = scored.error or f"{scored.right}/{scored.images} right"
                 self.say(
-                    f"{title}, {in_epochs(epochs)}: [{counted}/{len(keys)}] {keys[key]}: {what} ({scored.seconds:.0f} s)"
+                    f"{title}, {counted(epochs, 'epoch')}: [{ended}/{len(keys)}] {keys[key]}: {what} ({scored.seconds:.0f} s)"
                 )
                 self._changed()
 

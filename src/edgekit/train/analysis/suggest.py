@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgekit.data.decode import decode
+from edgekit.data.decode import Decoded, decode
 from edgekit.data.labels import shuffled
 from edgekit.data.pile import OwnTestSet, Pile, divide_pile, first_of_each
 from edgekit.data.ranges import of_run
@@ -89,9 +89,7 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
             f"{run.path}: its images are for anomaly detection (data.normal: {data.normal}), which needs no classes",
             "use a run whose recipe has data.pool",
         )
-    model = Model.load(run, "encoder")
-    source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
-    decoded = decode(source, model.preprocessing, data.max_skipped)
+    model, source, decoded = _pool_of(run, data.pool)
     own_test = None
     if isinstance(data.test, str):
         tests = open_labeled(official_test(data.test), "data.test", data).ranged(source.pixel_range)
@@ -126,9 +124,7 @@ def _of_several_classes(run: Run, count: int, test_count: int) -> Suggestions:
             f"{run.path}: its images are those of {data.labeled}, which have their classes",
             "name the folder of all images in data.pool, pretrain on it, and repeat the command",
         )
-    model = Model.load(run, "encoder")
-    source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
-    decoded = decode(source, model.preprocessing, data.max_skipped)
+    model, source, decoded = _pool_of(run, data.pool)
     named = {"data.labeled": data.labeled, "data.test": data.test if isinstance(data.test, str) else None}
     known: dict[str, set[str]] = {}
     for key, where in named.items():
@@ -159,6 +155,13 @@ def _of_several_classes(run: Run, count: int, test_count: int) -> Suggestions:
         notes=[*source.notes, *decoded.notes],
         several=True,
     )
+
+
+def _pool_of(run: Run, pool: str) -> tuple[Model, ImageSource, Decoded]:
+    """Return the pretrained encoder, and the pool as it was read for the run."""
+    model, data = Model.load(run, "encoder"), run.recipe.data
+    source = open_pool(pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
+    return model, source, decode(source, model.preprocessing, data.max_skipped)
 
 
 def typical(features: NDArray[np.float32], labeled: NDArray[np.bool_], count: int, seed: int) -> list[int]:
