@@ -6,11 +6,13 @@ light and by noise; nothing else. Defects: a scratch, a dent, a burr at the rim,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from edgekit.data.textures import write_mvtec
 
 SIDE = 128  # pixels
 DEFECTS = ("scratch", "dent", "burr", "closed", "stain")
@@ -66,21 +68,17 @@ def part(purpose: str, defect: str, number: int, seed: int) -> tuple[NDArray[np.
 
 
 def write_parts(folder: Path, seed: int, train: int, test_good: int, test_each: int) -> None:
-    """Write a set in MVTec AD's layout: `train/good`, `test/<defect>`, `ground_truth/<defect>/*_mask.png`."""
-    listed = [
-        ("train", "good", train),
-        ("test", "good", test_good),
-        *(("test", defect, test_each) for defect in DEFECTS),
-    ]
-    for purpose, defect, count in listed:
-        (folder / purpose / defect).mkdir(parents=True)
+    """Write a set in MVTec AD's layout."""
+    write_mvtec(
+        folder, _drawn(seed, {"train/good": train, "test/good": test_good} | {f"test/{d}": test_each for d in DEFECTS})
+    )
+
+
+def _drawn(seed: int, counts: dict[str, int]) -> Iterator[tuple[str, NDArray[np.uint8], Mask]]:
+    for where, count in counts.items():
+        purpose, defect = where.split("/")
         for number in range(count):
-            pixels, mask = part(purpose, defect, number, seed)
-            Image.fromarray(pixels).save(folder / purpose / defect / f"{number:03}.png")
-            if mask.any():
-                masks = folder / "ground_truth" / defect
-                masks.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask).save(masks / f"{number:03}_mask.png")
+            yield f"{where}/{number:03}.png", *part(purpose, defect, number, seed)
 
 
 def _coordinates(random: np.random.Generator) -> tuple[Pixels, Pixels]:

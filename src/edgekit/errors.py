@@ -57,6 +57,11 @@ def one_line(text: str, limit: int = _LONGEST) -> str:
     return shortened(visible(shortened(" ".join(text.split()), limit)), limit)
 
 
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """Return what a library's exception says as one line of at most about `limit` characters, or the name of its type where it says nothing."""
+    return one_line(str(error), limit) or type(error).__name__
+
+
 class RecipeError(EdgekitError):
     """The recipe cannot be read, or is not possible."""
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from edgekit.errors import EdgekitError, one_line
+from edgekit.errors import EdgekitError, one_line, reason_of
 
 MOST_JSON = 64 << 20  # far larger than any file of ours, and small enough to read
 MOST_CELLS = 10_000_000  # of a CSV file: rows times columns
@@ -74,7 +74,7 @@ def understood(path: Path | str, what: str) -> Iterator[None]:
     except MemoryError as error:
         raise _not(what, path, "it claims more memory than there is") from error
     except Exception as error:
-        raise _not(what, path, one_line(str(error), 200) or type(error).__name__) from error
+        raise _not(what, path, reason_of(error)) from error
 
 
 def _not(what: str, path: Path | str, why: str) -> Unreadable:

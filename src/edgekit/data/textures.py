@@ -6,7 +6,7 @@ that scikit-learn ships. Normal images differ by a few pixels in the place of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -103,9 +103,24 @@ def write_textures(
         DataError: the folder holds something.
         EdgekitError: it cannot be written.
     """
+    write_mvtec(folder, _drawn(seed, train, test_good, test_each, contamination))
+
+
+def write_mvtec(folder: Path, images: Iterable[tuple[str, NDArray[np.uint8], Mask]]) -> None:
+    """Write images in MVTec AD's layout, and the masks of the test images that have a defect.
+
+    Args:
+        folder: to write into; it must not exist, or be empty.
+        images: of each its path below `folder` (`train/good/000.png`, `test/<defect>/000.png`), its pixels, (height, width, 3), and its mask,
+            (height, width), true where the defect is.
+
+    Raises:
+        DataError: the folder holds something.
+        EdgekitError: it cannot be written.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: is not empty", "name a new folder")
-    for name, pixels, mask in _drawn(seed, train, test_good, test_each, contamination):
+    for name, pixels, mask in images:
         _write(folder / name, Image.fromarray(pixels))
         if mask.any() and name.startswith("test/"):
             path = Path(name)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import ExportError, RuntimeMissing
+from edgekit.errors import ExportError, RuntimeMissing, reason_of
 from edgekit.files import written_by_a_library
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import into_ir, of_onnx
@@ -81,7 +81,7 @@ def fix_ir_batch(path: Path, batch: int) -> None:
         model.reshape([batch, *(side.get_length() for side in list(model.input().partial_shape)[1:])])
         _save(model, temporary)  # FP16 weights are kept
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ExportError(f"--batch {batch}: the network does not work with this batch size: {reason}") from error
     del model  # it holds the file that is replaced now
     for suffix in (".bin", ".xml"):
@@ -134,7 +134,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
     except OSError:  # a full disk is not the graph's fault
         raise
     except Exception as error:  # NNCF raises many kinds for a graph that it does not expect
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = reason_of(error)
         raise ExportError(f"NNCF cannot quantize the model: {reason}", "export it without --precision int8") from error
     return Quantization(
         tool=f"nncf {metadata.version('nncf')} quantize, overflow fix",

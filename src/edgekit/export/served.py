@@ -10,7 +10,7 @@ from typing import Literal
 import onnx
 
 from edgekit.bundle import Precision, Variant
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, reason_of
 from edgekit.export import openvino
 from edgekit.export.inputs import Sources
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, unverified, verify
@@ -69,7 +69,7 @@ def fix_onnx_batch(path: Path, batch: int) -> None:
     try:
         onnx.checker.check_model(fixed, full_check=True)
     except onnx.checker.ValidationError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ExportError(f"--batch {batch}: the network does not work with this batch size: {reason}") from error
     temporary = path.with_name(f"{path.name}.tmp")  # `path` may be a hard link to another variant's file
     onnx.save(fixed, temporary)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgekit.errors import RecipeError, near
+from edgekit.errors import RecipeError, near, reason_of
 from edgekit.models.trial import run_once
 from edgekit.sizes import ImageSize, SizeLike
 
@@ -116,7 +116,7 @@ def _follow(network: nn.Module, image_size: SizeLike, where: str) -> None:
     try:
         run_once(network, torch.zeros(1, 3, *ImageSize.of(image_size)), hooks)
     except Exception as error:  # whatever the library's code raises
-        reason = " ".join(str(error).split())[:120]
+        reason = reason_of(error, 120)
         raise RecipeError(
             f"{where}: these numbers of channels do not fit each other or the network: {reason}",
             "give the channels that `edgekit search --prune` wrote",

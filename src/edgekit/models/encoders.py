@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import RecipeError
+from edgekit.errors import RecipeError, reason_of
 from edgekit.foreign import Unreadable
 from edgekit.models.channels import cut
 from edgekit.models.named import named_network, no_patches, refuse_unknown, torchvision_names
@@ -208,7 +208,7 @@ def _probe(network: nn.Module, name: str, image_size: ImageSize, where: str) -> 
     try:
         features = run_once(network, torch.zeros(1, 3, *image_size))
     except Exception as error:  # whatever the library's code raises
-        reason = " ".join(str(error).split())[:120]
+        reason = reason_of(error, 120)
         raise RecipeError(
             f"data.image_size: {image_size} px is too small for {where} {name}, or does not fit it: {reason}",
             "raise data.image_size or choose a network for small images (resnet18 has a stem for them)",

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from edgekit.errors import RecipeError, near
+from edgekit.errors import RecipeError, near, reason_of
 from edgekit.models.pixels import Statistics
 from edgekit.sizes import ImageSize
 
@@ -165,7 +165,7 @@ def _from_hub(weights: Published, where: str) -> Path:
         try:
             return Path(hf_hub_download(weights.repository, name, etag_timeout=_SECONDS))
         except (HfHubHTTPError, OSError) as error:  # no such file: the next name
-            reason = reason or " ".join(str(error).split())[:160]
+            reason = reason or reason_of(error, 160)
     raise _not_fetched(weights.name, where, f"cannot be fetched: {reason}")
 
 

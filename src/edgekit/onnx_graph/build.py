@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto
 from torch import nn
 
 from edgekit import __version__, tasks
-from edgekit.errors import EdgekitError, ExportError
+from edgekit.errors import EdgekitError, ExportError, one_line
 from edgekit.onnx_graph.channels import fold_reversal
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.normalization import spread
@@ -184,10 +184,10 @@ def slow_attention() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """The message of an exception in one line, without the exporter's request to report the problem."""
-    message = " ".join(str(error).partition(". Please feel free to request support")[0].split())
+    message = one_line(str(error).partition(". Please feel free to request support")[0], 200)
     if isinstance(error, torch.onnx.errors.OnnxExporterError | RuntimeError | ValueError) and message:
-        return message[:200]
-    return f"{type(error).__name__}: {message}"[:200].rstrip(": ")
+        return message
+    return f"{type(error).__name__}: {message}".rstrip(": ")
 
 
 @contextmanager

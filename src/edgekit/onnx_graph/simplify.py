@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, reason_of
 from edgekit.onnx_graph.names import rename
 from edgekit.onnx_graph.values import producers
 
@@ -87,7 +87,7 @@ def write_shapes(model: ModelProto) -> None:
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ExportError(f"the shapes of the graph contradict each other: {reason}") from error
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         for dimension in value.type.tensor_type.shape.dim:

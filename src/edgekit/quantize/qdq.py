@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto
 
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, reason_of
 from edgekit.machine import has_int8_dot_product
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import set_precision
@@ -98,7 +98,7 @@ def quantize_onnx(
     except OSError:  # a full disk is not the graph's fault
         raise
     except Exception as error:  # the quantizer raises many kinds for a graph that it does not expect
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = reason_of(error)
         raise ExportError(f"the model cannot be quantized: {reason}", "export it without --precision int8") from error
     onnx.checker.check_model(quantized, full_check=True)
     if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):

@@ -15,7 +15,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from edgekit.errors import BundleError, one_line
+from edgekit.errors import BundleError, reason_of
 from edgekit.processors import narrowed_threads, physical_cores, usable_cpus
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.native_output import caught_stderr
@@ -165,9 +165,7 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:  # what its own code raises; the former for a name that is no text
-        raise BundleError(
-            f"{path}: LiteRT cannot load it: {one_line(str(error), 200)}", "export the bundle again"
-        ) from error
+        raise BundleError(f"{path}: LiteRT cannot load it: {reason_of(error)}", "export the bundle again") from error
 
 
 @contextmanager

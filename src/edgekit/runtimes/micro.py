@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tflite_micro import runtime
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 
-from edgekit.errors import BundleError, one_line
+from edgekit.errors import BundleError, one_line, reason_of
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.native_output import caught_stderr
 from edgekit.runtimes.session import PROVIDER, check_cpu, check_graph, check_images
@@ -127,7 +127,7 @@ def _graph(content: bytes, path: Path) -> Any:
                 raise ValueError("a tensor is smaller than its data")
     except _UNREADABLE as error:
         raise BundleError(
-            one_line(str(error), 200), "export the bundle again", where=f"{path}: TFLite Micro cannot load it"
+            reason_of(error), "export the bundle again", where=f"{path}: TFLite Micro cannot load it"
         ) from error
     return graph
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import tasks
-from edgekit.errors import BundleError, DataError, EdgekitError, near, one_line
+from edgekit.errors import BundleError, DataError, EdgekitError, near, reason_of
 from edgekit.tasks import Task
 from edgekit.text import counted
 
@@ -272,7 +272,7 @@ def run_in_batches(
             raise
         except Exception as error:  # the runtime's own error class
             raise BundleError(
-                f"{session.runtime} cannot run the model with {counted(len(part), 'image')}: {one_line(str(error), 300) or type(error).__name__}",
+                f"{session.runtime} cannot run the model with {counted(len(part), 'image')}: {reason_of(error, 300)}",
                 "use a smaller batch, or export the bundle again",
             ) from error
         parts.append({name: value[:count] for name, value in outputs.items()})

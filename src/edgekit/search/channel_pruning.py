@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, reason_of
 from edgekit.files import write_bytes
 from edgekit.models.channels import channels_of, is_depthwise, outputs, prunable
 from edgekit.models.classifier import Classifier
@@ -86,8 +86,8 @@ def pruned(model: Classifier, share: float, whole: Classifier) -> Pruned:
             smaller(torch.zeros(1, 3, *model.image_size))
         channels = channels_of(smaller.encoder.network, whole.encoder.network)
     except Exception as error:  # whatever the library raises about a graph that it does not understand
-        reason = " ".join(str(error).split())[:120]
-        raise NotPrunable(f"{model.architecture.name} cannot be pruned: {reason or type(error).__name__}") from error
+        reason = reason_of(error, 120)
+        raise NotPrunable(f"{model.architecture.name} cannot be pruned: {reason}") from error
     smaller.encoder.feature_dim = smaller.head.in_features
     left, all_of_them = (sum(map(outputs, prunable(one.encoder.network).values())) for one in (smaller, whole))
     return Pruned(smaller, channels, 1 - left / all_of_them)

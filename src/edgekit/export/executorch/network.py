@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, reason_of
 from edgekit.export.litert.lowering import Node
 from edgekit.export.litert.patterns import with_gelu
 
@@ -128,8 +128,7 @@ class OnnxNetwork(nn.Module):
         try:
             found = self.table[node.op](self, node)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise self.refuse(reason or type(error).__name__) from error
+            raise self.refuse(reason_of(error, 150)) from error
         return found if isinstance(found, tuple) else (found,)
 
     def refuse(self, why: str) -> ExportError:

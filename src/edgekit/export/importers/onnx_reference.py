@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, reason_of
 from edgekit.export.importers import rewire
 from edgekit.export.importers.determinism import determinism_fault
 from edgekit.export.importers.onnx_output import Values, choose, paths
@@ -118,7 +118,7 @@ class OnnxReference:
         try:
             return dict(zip(names, session.run(list(names), {self.image.name: images}), strict=True))
         except Exception as error:  # as above
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise ExportError(
                 f"{self.file}: fails on images of {self.size} px: {reason}", "give the image size that it takes: --size"
             ) from error

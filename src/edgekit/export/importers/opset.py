@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, inliner, numpy_helper
 
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, reason_of
 from edgekit.export.importers.rewire import copy_of, folded
 from edgekit.onnx_graph.build import OPSET
 from edgekit.onnx_graph.names import unique
@@ -50,7 +50,7 @@ def to_opset(model: ModelProto, file: str) -> ModelProto:
     except ExportError:
         raise
     except Exception as error:  # the converter and the checker are C++ and raise many kinds
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ExportError(f"{file}: opset {version}: cannot be converted to opset {OPSET}: {reason}", hint) from error
     return model
 

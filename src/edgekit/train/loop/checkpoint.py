@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from edgekit.errors import EdgekitError, RunError, one_line, quoted
+from edgekit.errors import EdgekitError, RunError, quoted, reason_of
 from edgekit.files import write_bytes
 from edgekit.foreign import Unreadable, understood
 from edgekit.models import weight_files
@@ -134,4 +134,4 @@ def restoring(path: Path, began: Callable[[], bool]) -> Iterator[None]:
     except Exception as error:
         if began() or is_out_of_memory(error):
             raise
-        raise damaged(path, one_line(str(error), 200) or type(error).__name__) from error
+        raise damaged(path, reason_of(error)) from error

@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgekit.data.augment import Augment, OneBranch, TiledAugment
 from edgekit.data.images import ImageSet
-from edgekit.errors import RecipeError, one_line
+from edgekit.errors import RecipeError, reason_of
 from edgekit.files import write_bytes
 from edgekit.models.encoders import Encoder
 from edgekit.models.trial import run_once
@@ -51,7 +51,7 @@ def check_tiles(recipe: Recipe, encoder: Encoder) -> None:
     try:
         run_once(encoder, torch.zeros(1, 3, side, side))
     except Exception as error:  # whatever the library's code raises
-        name, reason = recipe.pretrain.encoder.name, one_line(str(error), 120)
+        name, reason = recipe.pretrain.encoder.name, reason_of(error, 120)
         raise RecipeError(
             f"pretrain.tiles: pretrain.encoder {name} does not take tiles of {side} px: {reason}",
             "raise pretrain.tiles.side, or choose a convolutional network such as resnet18",
