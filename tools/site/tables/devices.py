@@ -59,7 +59,7 @@ _RUNTIMES = {
 
 
 def mobile(precision: str) -> str:
-    """Relative time, SQNR, size and seconds to make of the files of a precision, a network a row and a runtime a column."""
+    """Time, SQNR, size and seconds to make of the files of a precision, a network a row and a runtime a column."""
     networks = read("mobile_table")["networks"]
     rows = []
     for name, title in _MOBILE.items():
@@ -73,7 +73,7 @@ def _mobile_cell(file: dict[str, Any] | None) -> str:
         return "–"
     sqnr, size, seconds = file["sqnr_db"], file["bytes"] / 1e6, file["cpu_seconds"]
     decibels = f"{sqnr:.0f}" if sqnr > 50 else f"{sqnr:.1f}"
-    time = f"{file['ratio']['median']:.2f}" if "ratio" in file else "–"
+    time = f"{file['p50_ms']:.2f} ms, {file['ratio']['median']:.2f}" if "ratio" in file else "–"
     return f"{time}, {decibels} dB, {size:.1f} MB, {seconds:.0f} s"
 
 
