@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from edgekit.walk import Walk
 
 _CAMERA = "camera:"
 _BLOCK = 1 << 16
+_TURN = 0.5  # seconds
 
 
 def image_files(sources: Iterable[Path], left_out: Counter[str] | None = None) -> list[Path]:
@@ -67,16 +69,32 @@ def listed(stream: BinaryIO, left_out: Counter[str] | None = None) -> Iterator[P
 
 def _names(stream: BinaryIO) -> Iterator[bytes]:
     read = getattr(stream, "read1", stream.read)  # returns available bytes without waiting for a whole block
+    _wait(stream)
     rest = read(_BLOCK)
     end = b"\0" if b"\0" in rest else b"\n"
     block = rest
     while block:
         *names, rest = rest.split(end)
         yield from (name.rstrip(b"\r") if end == b"\n" else name for name in names if name.strip())
+        _wait(stream)
         block = read(_BLOCK)
         rest += block
     if rest.strip():
         yield rest
+
+
+def _wait(stream: BinaryIO) -> None:
+    """Wait for bytes in turns, between which Python answers signals: one that arrives just before a read that blocks does not end the read."""
+    try:
+        number = stream.fileno()
+        while not select.select([number], [], [], _TURN)[0]:
+            pass
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # not a file of the system, or none that can be waited for: the read says what is wrong
+        return
 
 
 def _inside(folder: Path, walk: Walk) -> list[Path]:
