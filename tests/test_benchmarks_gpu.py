@@ -239,7 +239,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_the_promise_is_rehearsed_on_the_cpu(tmp_path: Path) -> None:
     done = run_kit("--rehearse", "--only", "promise", "--output", str(tmp_path))
     assert done.returncode == 0, done.stdout + (tmp_path / "promise.log").read_text()

@@ -36,12 +36,13 @@ def _faults(bench: Bench, points: list[Point]) -> list[str]:
 
 
 # One case of some commands here; the first of others, and all cases, take long.
-_FIRST = [next(case for case in CASES if case.command == name) for name in ("train", "report", "ablate")]
+_FIRST = [next(case for case in CASES if case.command == name) for name in ("train", "report")]
 _SLOW = [
     case
     for case in CASES
     if case.name
     in (
+        "ablate, a new folder",
         "embed, a new folder",
         "export, over another bundle",
         "bench, over earlier results",
@@ -75,7 +76,7 @@ def test_a_disturbed_command_loses_nothing_and_goes_on(bench: Bench) -> None:
 _OVER_A_BUNDLE = next(case for case in CASES if case.name == "export, over another bundle")
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.parametrize("bench", [_OVER_A_BUNDLE], ids=["export"], indirect=True)
 def test_the_users_files_in_a_bundle_survive_the_exchange(bench: Bench) -> None:
     """Killed between the exchange of two bundles and the return of the user's files, the next export found its bundle complete and left them."""

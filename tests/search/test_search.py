@@ -199,7 +199,7 @@ def finished(work: SharedWork) -> Counter[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extra)])
 def test_a_signal_while_it_measures_ends_it_with_a_line_that_says_how_to_resume(here: Path, number: int) -> None:
     process = start("log")
     until(lambda: list(FOLDER.glob("candidates/*/turns/turn-*/turn.json")), process)
@@ -215,7 +215,7 @@ def test_a_signal_while_it_measures_ends_it_with_a_line_that_says_how_to_resume(
     assert claims.claim(["device"]) is not None, "the device is free for the next process"
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_two_processes_killed_in_turn_measure_and_train_everything_once(here: Path) -> None:
     """One is killed while it measures, the other takes over; that one is killed while it trains, and a third one ends the search."""
 

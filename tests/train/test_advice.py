@@ -294,6 +294,7 @@ def test_a_class_that_the_pool_lacks_is_found(digits: Path, tmp_path: Path) -> N
     assert about.change.startswith("add images of 0 to data.pool")
 
 
+@pytest.mark.extra
 def test_a_teacher_of_another_set_is_found(digits: Path, tmp_path: Path) -> None:
     """It was trained on the same digits under other names: where it knows them, it is wrong."""
     other = write_digits(tmp_path / "images", lambda i, digit: (digit + 1) % 10)

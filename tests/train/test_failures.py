@@ -178,7 +178,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
     assert is_out_of_memory(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
     """The system refuses to write beyond a size, in the middle of a checkpoint, as a full disk does."""
     recipe = tmp_path / "recipe.yaml"

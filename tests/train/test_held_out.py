@@ -187,7 +187,7 @@ class Halted(Halting, FinetuneTask):
     """Stops after some steps."""
 
 
-@pytest.mark.parametrize("max_gap", [1.0, 0.001], ids=["let pass", "dropped"])
+@pytest.mark.parametrize("max_gap", [pytest.param(1.0, marks=pytest.mark.extra), 0.001], ids=["let pass", "dropped"])
 def test_an_interrupted_fine_tuning_is_judged_as_a_whole_one(max_gap: float, tmp_path: Path) -> None:
     def run(folder: Path, stop_at: int) -> Halted:
         pseudo = PseudoLabels(UNIFORM, UNIFORM, 0.34, 1.0)

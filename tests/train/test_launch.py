@@ -63,7 +63,7 @@ def test_no_process_outlives_the_command_that_is_killed_alone(tmp_path: Path) ->
     assert len(had) >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_a_killed_process_stops_the_others_and_the_same_command_goes_on(tmp_path: Path) -> None:
     recipe = written(tmp_path, pretrain__epochs=40)
     run = tmp_path / "run"

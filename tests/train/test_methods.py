@@ -187,7 +187,7 @@ def test_every_method_learns_digits_and_goes_the_whole_way(name: str, tmp_path: 
     run.require("distill")
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_simsiam_collapses_without_stop_gradient_and_is_warned_of(tmp_path: Path) -> None:
     """The same training with and without it: the loss falls further, the projections lose their spread, and the user is told."""
     spreads, losses, warnings = [], [], []

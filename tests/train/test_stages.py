@@ -213,8 +213,8 @@ def test_the_same_recipe_gives_the_same_bits(trained: Path, tmp_path: Path) -> N
         assert sha256(tmp_path / "again" / name) == sha256(trained / name), stage
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", pytest.param("distill", marks=pytest.mark.extra)])
+@pytest.mark.extra
+@pytest.mark.parametrize("stage", ["pretrain", "distill"])
 def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) -> None:
     """SIGKILL in the middle of a stage, then the same command again, against a run that nobody disturbed."""
     recipe = tmp_path / "recipe.yaml"
