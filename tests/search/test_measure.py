@@ -106,6 +106,9 @@ def test_a_turn_of_another_device_or_a_damaged_one_is_measured_again(bundle: Bun
 def test_what_is_far_over_the_budget_has_one_turn_and_what_is_too_large_none(bundle: Bundle, tmp_path: Path) -> None:
     device = Counting()
     slow = turns_of(bundle, tmp_path / "slow", device, parse_budgets(["p50 < 1 ns"]))
+    assert not slow.complete(3)
+    slow.next()
+    assert slow.complete(3), "further turns would not change what is far over"
     in_turns([slow], 3)
     assert len(device.asked) == 1
     assert {v.turns for v in slow.result().variants} == {1}
@@ -129,10 +132,13 @@ def test_turns_that_disagree_about_the_budget_are_followed_by_another(bundle: Bu
     turns = turns_of(bundle, tmp_path, Disturbed(), limits)
     in_turns([turns], 3)
     assert turns.undecided()
+    assert not turns.complete(3)
     assert turns.result().within(limits) == []
     again = turns_of(bundle, tmp_path, Counting(), limits)  # the three turns are read
     in_turns([again], 3, further=3)
     assert not again.undecided()
+    assert again.complete(3)
+    assert not again.complete(5)
     assert {v.turns for v in again.result().variants} == {4}
     assert len(again.result().within(limits)) == len(bundle.manifest.variants)
 

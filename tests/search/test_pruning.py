@@ -154,6 +154,9 @@ def test_a_larger_network_is_pruned_to_the_budget_and_compared_with_the_winner(
     assert record.kept == (record.score > record.against_score)
     assert found.winner == (record.name if record.kept else record.against)
     assert ("does not help" in record.outcome) != record.kept
+    in_all = found.full_epochs + sum(step.epochs for step in record.steps)  # type: ignore[operator]
+    assert f"after {in_all} epochs in all" in record.outcome, "the winner has had fewer, which is told"
+    assert f"after {found.full_epochs} at" in record.outcome
     assert record.outcome in (folder / "search.html").read_text()
     assert record.name is not None
 

@@ -11,15 +11,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from edgekit import search as edgekit_search
+from edgekit.bundle import Bundle
 from edgekit.claims import SharedWork
 from edgekit.recipe import load
 from edgekit.result import Result, Search
 from edgekit.search.candidates import chosen_candidates
-from edgekit.search.devices import ThisMachine
+from edgekit.search.devices import ThisMachine, Turn
 from edgekit.search.rounds import Halving, Scored, not_faster, ranked
 from tests.helpers.patience import until
 from tests.helpers.recipe_changes import TINY, changed
@@ -122,6 +125,39 @@ def test_what_is_wrong_is_one_line_and_nothing_is_trained(
     assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
     assert not list(Path().glob("runs/*/teacher"))
     assert not list(Path().glob("runs/*/candidates/*")), "nor measured"
+
+
+def test_what_a_machine_measured_before_it_died_is_not_measured_elsewhere(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are far over the budget, so that a turn of each is enough: the first machine stops before the second candidate's."""
+    measured: list[str] = []
+    real = ThisMachine.turn
+    stop_before = [2]
+
+    def turn(self: ThisMachine, bundle: Bundle, *rest: Any) -> Turn:
+        if len(measured) + 1 in stop_before:
+            raise KeyboardInterrupt
+        measured.append(bundle.manifest.name)
+        return real(self, bundle, *rest)
+
+    monkeypatch.setattr(ThisMachine, "turn", turn)
+    candidate = {"name": "resnet10", "width": [0.125, 0.25], "stem": "strided"}
+
+    def search(folder: str) -> Search:
+        result = edgekit_search(
+            "recipe.yaml", budget="p50 < 1 ns", candidate=candidate, target="onnx", precision="fp32", threads=1, seconds=0.02,
+            run=folder, storage="shared.db", gate=False,
+        )  # fmt: skip
+        assert isinstance(result.measurement, Search)
+        return result.measurement
+
+    with pytest.raises(KeyboardInterrupt):
+        search("first")
+    stop_before.clear()
+    found = search("second")
+    assert measured == ["resnet10-w0.125-strided-16", "resnet10-w0.25-strided-16"]
+    assert [c.variants[0].turns for c in found.candidates] == [1, 1]
 
 
 def test_a_device_that_is_not_there_is_one_line(

@@ -200,6 +200,10 @@ class Turns:
         samples = self._samples(variant.id)
         return bool(most is not None and samples and min(samples) / 1e6 > _FAR_OVER * most)
 
+    def complete(self, count: int) -> bool:
+        """Whether nothing is left to measure: no variant is worth a turn, or all had so many and none is `undecided`."""
+        return not self._wanted() or (len(self._turns) >= count and not self.undecided())
+
     def undecided(self) -> bool:
         """Whether the median of a variant is over its limit, but not in every turn: then something may have disturbed the others."""
         limit = next((limit for limit in self.limits if limit.metric == "p50"), None)

@@ -70,7 +70,7 @@ class Measuring:
     def _here(self, kind: claims.Kind, candidates: Sequence[Candidate]) -> None:
         plan = self.plan
         steps = len(candidates) * (1 + TURNS)
-        measured: list[tuple[Candidate, Turns, float]] = []
+        measured: dict[Turns, tuple[Candidate, float]] = {}
         with self.device, progress("measure", steps, unit="steps") as advance, relayed(lambda text: advance(0, text)):
             for candidate in candidates:
                 began = time.monotonic()
@@ -87,15 +87,22 @@ class Measuring:
                 turns = Turns(
                     bundle, bundle.path.parent / "turns", self.device, plan.limits, plan.turn_seconds, plan.threads
                 )
-                measured.append((candidate, turns, time.monotonic() - began))
+                measured[turns] = candidate, time.monotonic() - began
 
             def tell(turns: Turns) -> None:
                 advance(1, turns.bundle.manifest.name)
                 self._require_energy(turns)
+                if turns.complete(TURNS):  # at once, so that another machine has it even if this one dies
+                    keep(turns)
 
-            in_turns([turns for _, turns, _ in measured], advance=tell, further=TURNS)
-            for candidate, turns, seconds in measured:
-                self._keep(kind, candidate, turns.result(seconds))
+            def keep(turns: Turns) -> None:
+                candidate, seconds = measured[turns]
+                if candidate.name not in self.record.measured:
+                    self._keep(kind, candidate, turns.result(seconds))
+
+            in_turns(list(measured), advance=tell, further=TURNS)
+            for turns in measured:
+                keep(turns)
 
     def _keep(self, kind: claims.Kind, candidate: Candidate, measured: MeasuredBundle) -> None:
         """Record what was measured; a failure for this process alone, because the next one may have what this one lacked."""

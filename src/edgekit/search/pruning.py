@@ -178,6 +178,7 @@ class PruneToBudget:
         began = time.monotonic()
         base = {"candidate": larger.name, "against": of.name if of else None, "skipped": skipped}
         steps: list[PrunedStep] = []
+        full = self._full_epochs(larger)
         try:
             whole_score, probe, final = self._steps(larger, steps)
         except NotPrunable as error:
@@ -196,7 +197,7 @@ class PruneToBudget:
             against_score=against,
             images=images,
             kept=kept,
-            outcome=self._outcome(trained, score, winner, against, kept),
+            outcome=self._outcome(trained, score, winner, against, kept, full, full + sum(step.epochs for step in steps)),
             seconds=_since(began),
         )  # fmt: skip
         listed = SearchCandidate(
@@ -309,16 +310,24 @@ class PruneToBudget:
         return share_of(right, images), images
 
     def _outcome(
-        self, trained: SearchTrained, score: float, winner: SearchTrained | None, against: float | None, kept: bool
+        self,
+        trained: SearchTrained,
+        score: float,
+        winner: SearchTrained | None,
+        against: float | None,
+        kept: bool,
+        full: int,
+        in_all: int,
     ) -> str:
+        """Say what came of it, with the epochs of distillation: the pruned network has had more of them in all than the winner."""
         if trained.variant is None:
             reasons = "; ".join(f"{v.id}: {', '.join(v.outside)}" for v in trained.variants)
             return f"{trained.candidate} is outside the budget after its full training: {reasons}"
-        own = f"{trained.candidate} reaches {percent(score)} ({self.scored_on}) at {_p50(trained)}"
+        own = f"{trained.candidate} reaches {percent(score)} ({self.scored_on}) after {counted(in_all, 'epoch')} in all at {_p50(trained)}"
         if winner is None or against is None:
             return f"{own}, and nothing else is within the budget"
-        other = f"{winner.candidate} {percent(against)} at {_p50(winner)}"
-        return f"{own}, {other}: {'pruning helps' if kept else f'pruning does not help, and {winner.candidate} stays'}"
+        other = f"{winner.candidate} {percent(against)} after {full} at {_p50(winner)}"
+        return f"{own}, {other}: {'the pruned network is kept' if kept else f'pruning does not help, and {winner.candidate} stays'}"
 
     def _full_epochs(self, candidate: Candidate) -> int:
         return self.training.epochs(candidate)
