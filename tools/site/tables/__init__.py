@@ -67,6 +67,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "distillation": training.distillation,
     "multilabel-losses": training.multilabel_losses,
     "pretraining-speed": training.pretraining_speed,
+    "pruning": training.pruning,
     "int8-configurations": int8.int8_configurations,
     "int8-recovery": int8.int8_recovery,
     "peers": int8.int8_peers,

@@ -129,3 +129,27 @@ def pretraining_speed() -> str:
         )
     head = ["encoder, images", "batch", "edgekit, images/s", "LightlySSL, images/s", "ratio (each round)"]
     return table([*head, "augmentation", "forward and loss", "backward and update"], rows)
+
+
+def pruning() -> str:
+    """Return what a pruned network of `edgekit search --prune` gains over everything else within its budget."""
+    found = read("pruning")
+    titles = {
+        "pruned": "pruned",
+        "smaller, as the search trains it": "the smaller candidate as the search trains it",
+        "smaller": "the smaller candidate",
+        "the pruned channels from new weights": "the pruned network's channels, from new weights",
+        "finer width": f"width {found['finer_width']}, of a finer list",
+    }
+    times = [seed["p50_against_smaller"] for seed in found["seeds"]]
+    rows = []
+    for name, title in titles.items():
+        # The pruned network and the same layers with new weights take the same time.
+        timed = {"smaller, as the search trains it": "smaller", "pruned": "the pruned channels from new weights"}.get(
+            name, name
+        )
+        minus = found["pruned_minus"].get(name)
+        difference = f"{minus['mean']:+.1f} ± {minus['standard_deviation']:.1f}".replace("-", "−") if minus else ""
+        p50 = f"{mean(time[timed] for time in times):.1f}"
+        rows.append([title, str(found["epochs"][name]), p50, percents(found["test_mean"][name]), difference])
+    return table(["network", "epochs", "p50", "test accuracy, %", "pruned minus it, points"], rows)
