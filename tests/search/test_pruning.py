@@ -23,6 +23,7 @@ from edgekit.search.channel_pruning import NotPrunable, check_prunable, pruned, 
 from edgekit.search.measure import MeasuredBundle, MeasuredVariant
 from edgekit.search.pruning import PruningOutcome, larger_neighbors
 from edgekit.tasks import DEFAULT
+from edgekit.text import counted
 from tests.search.test_search import RECIPE
 
 NORMALIZATION = (0.5, 0.25)
@@ -155,8 +156,13 @@ def test_a_larger_network_is_pruned_to_the_budget_and_compared_with_the_winner(
     assert found.winner == (record.name if record.kept else record.against)
     assert ("does not help" in record.outcome) != record.kept
     in_all = found.full_epochs + sum(step.epochs for step in record.steps)  # type: ignore[operator]
-    assert f"after {in_all} epochs in all" in record.outcome, "the winner has had fewer, which is told"
-    assert f"after {found.full_epochs} at" in record.outcome
+    assert record.epochs == in_all
+    assert f"after {in_all} epochs in all" in record.outcome
+    assert record.against_epochs in {found.full_epochs, in_all}, (
+        "a better pruned network is compared with the winner after as many epochs"
+    )
+    assert record.against_epochs == in_all or not record.kept
+    assert f"after {counted(record.against_epochs, 'epoch')} at" in record.outcome
     assert record.outcome in (folder / "search.html").read_text()
     assert record.name is not None
 

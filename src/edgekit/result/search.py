@@ -126,7 +126,12 @@ class Pruning(ResultPart):
     whole_score: float | None = Field(None, ge=0, le=1, description="of the network before pruning")
     steps: list[PrunedStep] = Field(default_factory=list)
     score: float | None = Field(None, ge=0, le=1, description="of the pruned network; see `scored_on` of the search")
-    against_score: float | None = Field(None, ge=0, le=1, description="of `against`, trained in full")
+    against_score: float | None = Field(None, ge=0, le=1, description="of `against`, after `against_epochs`")
+    epochs: int | None = Field(None, description="of the pruned network's distillations, in all")
+    against_epochs: int | None = Field(
+        None,
+        description="of distillation: those of its full training, or `epochs` where the pruned network was better than after those",
+    )
     images: int = Field(0, description="that the scores count")
     kept: bool = Field(False, description="whether it is the winner now")
     outcome: str = Field(description="what came of it, in words")

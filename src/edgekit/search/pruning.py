@@ -2,7 +2,7 @@
 
 The larger network is distilled, loses channels in steps, is distilled after each, and is measured on the device each time. How many channels go is
 found there, too: latency does not depend on the weights, so that a pruned network is exported and measured before it is trained. It is kept only
-if it is more accurate than the winner, which fits the same budget: of equal scores the winner stays.
+if it is more accurate than the winner, which fits the same budget, after as many epochs of distillation: of equal scores the winner stays.
 """
 
 from __future__ import annotations
@@ -186,8 +186,13 @@ class PruneToBudget:
         trained = train_in_full(self.plan, final, self.training, self.device, self.alone, probe.bundle, self.on_stage)
         score, images = self._score(final)
         steps.append(self._step(probe, self._full_epochs(final), score, trained.seconds))
-        against = self._score(of)[0] if of is not None else None
-        kept = trained.variant is not None and (against is None or score > against)
+        in_all = full + sum(step.epochs for step in steps)
+        against, against_epochs = (self._score(of)[0], self._full_epochs(of)) if of is not None else (None, None)
+        fits = trained.variant is not None
+        if fits and of is not None and against is not None and score > against:
+            # Pruning distills for longer than the winner was; so what it is worth shows beside the winner after as many epochs.
+            against, against_epochs = self._distilled(of, in_all)[1], in_all
+        kept = fits and (against is None or score > against)
         record = Pruning(
             **base,
             name=final.name,
@@ -195,11 +200,14 @@ class PruneToBudget:
             steps=steps,
             score=score,
             against_score=against,
+            epochs=in_all,
+            against_epochs=against_epochs,
             images=images,
             kept=kept,
-            outcome=self._outcome(trained, score, winner, against, kept, full, full + sum(step.epochs for step in steps)),
+            outcome="",
             seconds=_since(began),
-        )  # fmt: skip
+        )
+        record = record.model_copy(update={"outcome": self._outcome(record, trained, winner)})
         listed = SearchCandidate(
             name=final.name,
             student=final.student(),
@@ -309,25 +317,27 @@ class PruneToBudget:
         right, images = self.training.score(candidate, run.stage_path("distill"), record.outputs)
         return share_of(right, images), images
 
-    def _outcome(
-        self,
-        trained: SearchTrained,
-        score: float,
-        winner: SearchTrained | None,
-        against: float | None,
-        kept: bool,
-        full: int,
-        in_all: int,
-    ) -> str:
-        """Say what came of it, with the epochs of distillation: the pruned network has had more of them in all than the winner."""
+    def _outcome(self, record: Pruning, trained: SearchTrained, winner: SearchTrained | None) -> str:
+        """Say what came of it, with the epochs of distillation of both."""
         if trained.variant is None:
             reasons = "; ".join(f"{v.id}: {', '.join(v.outside)}" for v in trained.variants)
             return f"{trained.candidate} is outside the budget after its full training: {reasons}"
-        own = f"{trained.candidate} reaches {percent(score)} ({self.scored_on}) after {counted(in_all, 'epoch')} in all at {_p50(trained)}"
-        if winner is None or against is None:
+        own = f"{trained.candidate} reaches {self._reached(record.score, record.epochs, trained, f' ({self.scored_on})', ' in all')}"
+        if winner is None or record.against_score is None:
             return f"{own}, and nothing else is within the budget"
-        other = f"{winner.candidate} {percent(against)} after {full} at {_p50(winner)}"
-        return f"{own}, {other}: {'the pruned network is kept' if kept else f'pruning does not help, and {winner.candidate} stays'}"
+        other = f"{winner.candidate} {self._reached(record.against_score, record.against_epochs, winner)}"
+        if record.kept:
+            return f"{own}, {other}: the pruned network is kept"
+        longer = (
+            f" (distill.epochs: {record.epochs} trains it for as long)"
+            if record.against_epochs == record.epochs
+            else ""
+        )
+        return f"{own}, {other}: pruning does not help, and {winner.candidate} stays{longer}"
+
+    @staticmethod
+    def _reached(score: float | None, epochs: int | None, trained: SearchTrained, on: str = "", which: str = "") -> str:
+        return f"{percent(score or 0.0)}{on} after {counted(epochs or 0, 'epoch')}{which} at {_p50(trained)}"
 
     def _full_epochs(self, candidate: Candidate) -> int:
         return self.training.epochs(candidate)
