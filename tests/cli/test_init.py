@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 from edgekit import recipe as recipes
@@ -19,6 +19,7 @@ from edgekit.data.splits import load_splits
 from edgekit.errors import EdgekitError
 from edgekit.recipe import Architecture, LabelCount
 from edgekit.sizes import ImageSize
+from tests.helpers.click_runner import invoke
 from tests.helpers.image_folders import class_folders, picture, save
 
 
@@ -30,7 +31,7 @@ def _here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 def init(*arguments: str, measure: bool = False) -> Result:
     options = [] if measure else ["--no-measure"]
-    return CliRunner().invoke(command, [*options, *arguments], catch_exceptions=False, standalone_mode=False)
+    return invoke(command, [*options, *arguments])
 
 
 def recipe_for(*arguments: str) -> recipes.Recipe:

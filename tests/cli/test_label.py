@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 from edgekit.cli.label import command
@@ -20,6 +20,7 @@ from edgekit.report.label_page import LabelPage, write_label_page
 from edgekit.run import Run
 from edgekit.train.analysis.suggest import typical
 from edgekit.train.stages.pipeline import train
+from tests.helpers.click_runner import invoke
 from tests.helpers.shapes import write_set
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">, \u2028"
@@ -104,7 +105,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 
 def label(*arguments: str) -> Result:
-    return CliRunner().invoke(command, ["suggest", *arguments], catch_exceptions=False, standalone_mode=False)
+    return invoke(command, ["suggest", *arguments])
 
 
 def test_without_labels_only_the_encoder_is_trained(place: Path) -> None:

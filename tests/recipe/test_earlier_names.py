@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from edgekit import recipe as recipes
 from edgekit.cli import init, schema
 from edgekit.errors import RecipeError
 from edgekit.recipe import Augmentation, DataConfig, Recipe
 from edgekit.spelling import KEYS, VALUES
+from tests.helpers.click_runner import invoke
 from tests.helpers.earlier_names import with_earlier_names
 
 TODAY: dict[str, Any] = {
@@ -102,7 +102,7 @@ def test_a_recipe_is_written_with_todays_names_only(tmp_path: Path) -> None:
 
 def test_init_and_schema_show_todays_names_only() -> None:
     for command, arguments in ((schema.command, ["recipe"]), (init.command, ["digits", "--no-measure"])):
-        outcome = CliRunner().invoke(command, arguments, catch_exceptions=False, standalone_mode=False)
+        outcome = invoke(command, arguments)
         assert "labeled" in words(outcome.output)
         assert not (GONE - {"way"}) & words(outcome.output)  # a word of English too
 
