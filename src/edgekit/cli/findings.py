@@ -58,7 +58,7 @@ def calibration_lines(calibrations: Sequence[ModelCalibration]) -> list[str]:
     for c in calibrations:
         if c.temperature == 1:
             said = (
-                f"{c.probe} probe images show none that is better than 1; ECE {percent(c.ece[0])}, NLL {c.nll[0]:.3f}"
+                f"1, none is better on {counted(c.probe, 'probe image')}; ECE {percent(c.ece[0])}, NLL {c.nll[0]:.3f}"
             )
         else:
             said = (
