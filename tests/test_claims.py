@@ -165,7 +165,7 @@ def test_a_storage_that_cannot_be_used_is_one_line_without_the_password(place: s
 
 
 def test_a_folder_with_an_awkward_name_holds_a_storage(tmp_path: Path) -> None:
-    folder = tmp_path / "what's 100% it? #1; ü"
+    folder = tmp_path / "what's 100% it? #1 %20 {0}; ü"
     folder.mkdir()
     for name in PLACES:
         SharedWork(str(folder / name)).kind("parts")

@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from edgekit.errors import EdgekitError, RuntimeMissing
 from edgekit.locks import locked
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 10.0  # between two signs of life of a claim
 SILENT_SECONDS = 90.0  # without a sign of life, a claim of another machine is released
 _DATABASES = ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")
+_LOCKED_SECONDS = 120.0  # that SQLite waits for another process to finish writing
 _POLL_SECONDS = 1.0  # while others do the last parts
 _KEY, _OWNER, _BEAT = "key", "owner", "beat"
 
@@ -57,18 +58,18 @@ def open_storage(place: str) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     scheme, separator, rest = place.partition("://")
     file = None
+    options: dict[str, Any] = {"pool_pre_ping": True}
     if not separator and place.endswith((".db", ".sqlite")):
-        file, scheme, separator, rest = (
-            Path(place),
-            "sqlite",
-            "://",
-            f"/{quote(place)}",
-        )  # ? and % mean something in an address
+        import sqlite3
+
+        # The path is given to SQLite itself: releases of SQLAlchemy read % and ? in an address differently, and Optuna braces.
+        file, scheme, separator, rest = Path(place), "sqlite", "://", "/storage.db"
+        options = {"creator": partial(sqlite3.connect, place, timeout=_LOCKED_SECONDS, check_same_thread=False)}
     elif scheme == "sqlite":
         file = Path(rest.removeprefix("/"))
+        options = {"connect_args": {"timeout": _LOCKED_SECONDS}}
     if separator and scheme.partition("+")[0] in _DATABASES:
         with _reported(place), _creating(file):
-            options = {"connect_args": {"timeout": 120}} if file is not None else {"pool_pre_ping": True}
             database = optuna.storages.RDBStorage(f"{scheme}://{rest}", engine_kwargs=options)
             return optuna.storages.get_storage(database)
     if not separator and place.endswith((".log", ".journal")):
