@@ -33,10 +33,10 @@ from edgekit.search.budget import parse_budget
 from edgekit.search.candidates import Candidate
 from edgekit.search.devices import ThisMachine
 from edgekit.search.measure import Turns, in_turns
-from edgekit.search.pruning import STEPS
 from edgekit.search.rounds import Training
 from edgekit.search.untrained import export_untrained
 from result_files import write_rows
+from search_choice import DISTILLATION
 from search_quality import subset
 
 TRAIN, TEST = 240, 500  # images of each class
@@ -44,7 +44,8 @@ SEEDS = (0, 1, 2)
 COARSE = (0.25, 0.5)
 FINE = (0.28125, 0.3125, 0.34375, 0.375, 0.40625, 0.4375)
 TURNS, SECONDS = 9, 0.5
-RECIPE = """\
+RECIPE = (
+    """\
 # Written by benchmarks/pruning.py
 name: pruning
 seed: {seed}
@@ -60,16 +61,9 @@ pretrain:
   batch_size: 128
 finetune:
   epochs: 12
-distill:
-  student: {{name: resnet10, width: 0.25}}
-  epochs: 9
-  batch_size: 64
-  labeled_weight: 0.2
-  optimizer: {{name: adamw, lr: 0.002, scale_lr: false, weight_decay: 0.01}}
-supervised: {{enabled: false}}
-monitor: {{every: 0}}
-hardware: {{accelerator: cpu, threads: 1}}
 """
+    + DISTILLATION
+)
 
 
 @dataclass(frozen=True)
@@ -157,8 +151,8 @@ def of_seed(work: Path, number: int, budget: str, finer: float) -> tuple[dict[st
         raise SystemExit(f"seed {number}: nothing was pruned: {record.outcome if record else 'it was not tried'}")
     listed = found.candidate(record.name)
     assert listed is not None
-    full = seed.training.epochs(smaller)
-    in_all = round(full * (2 + (STEPS - 1) / 3))
+    full, in_all = seed.training.epochs(smaller), record.epochs
+    assert in_all is not None
     kept = Architecture.model_validate(listed.student)
     architecture = kept.model_copy(update={"weights": None, "weights_key": None, "mean": None, "std": None})
     pruned = Candidate(kept, larger.image_size, record.name)

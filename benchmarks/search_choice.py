@@ -28,10 +28,7 @@ CANDIDATES = (
     "{name: resnet18, width: 0.125}",
     "{name: resnet18, width: 0.125, stem: strided}",
 )
-# What is trained after the pretraining, in both parts.
-TRAINING = """\
-finetune:
-  epochs: 20
+DISTILLATION = """\
 distill:
   student: {{name: resnet10, width: 0.25}}
   epochs: 9
@@ -42,6 +39,8 @@ supervised: {{enabled: false}}
 monitor: {{every: 0}}
 hardware: {{accelerator: cpu, threads: 1}}
 """
+# What is trained after the pretraining, in both parts.
+TRAINING = "finetune:\n  epochs: 20\n" + DISTILLATION
 _HEAD = """\
 # Written by benchmarks/search_quality.py
 name: search

@@ -62,6 +62,11 @@ def reason_of(error: BaseException, limit: int = 200) -> str:
     return one_line(str(error), limit) or type(error).__name__
 
 
+def typed_reason_of(error: BaseException, limit: int = 200) -> str:
+    """Return the type of an exception of any code, and what it says, as one line of at most about `limit` characters."""
+    return one_line(f"{type(error).__name__}: {error}", limit)
+
+
 class RecipeError(EdgekitError):
     """The recipe cannot be read, or is not possible."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from edgekit.errors import EdgekitError, RecipeError, near
+from edgekit.errors import EdgekitError, RecipeError, near, typed_reason_of
 
 
 def import_factory(module: str, name: str, context: str) -> Any:
@@ -31,7 +31,7 @@ def import_factory(module: str, name: str, context: str) -> Any:
         with _current_folder():
             found: Any = importlib.import_module(module)
     except Exception as error:  # the user's own code
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = typed_reason_of(error)
         raise RecipeError(
             f"{context}: the module {module} cannot be imported: {reason}",
             "put it on the Python path or in the current folder",
@@ -78,7 +78,7 @@ def users_code(what: str, hint: str) -> Iterator[None]:
     except EdgekitError:
         raise
     except Exception as error:  # code of the user may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = typed_reason_of(error)
         raise RecipeError(f"{what}: {reason}", hint) from error
 
 

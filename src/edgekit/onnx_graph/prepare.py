@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, typed_reason_of
 from edgekit.sizes import ImageSize, SizeLike
 
 _FUSED_WITHIN = 1e-3  # of the largest logit: float32 rounding gives about 1e-6, a wrong fusion much more
@@ -58,7 +58,7 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model).cpu().float().eval()
     except Exception as error:  # a user's attribute cannot be copied: an open file, a lock, a tensor with a history
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = typed_reason_of(error)
         raise ExportError(
             f"the network cannot be copied: {reason}",
             "remove attributes that are not weights, such as open files or locks",

@@ -6,6 +6,7 @@ import os
 import select
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,16 +86,11 @@ def _names(stream: BinaryIO) -> Iterator[bytes]:
 
 def _wait(stream: BinaryIO) -> None:
     """Wait for bytes in turns, between which Python answers signals: one that arrives just before a read that blocks does not end the read."""
-    try:
+    # Not a file of the system, or none that can be waited for: the read says what is wrong.
+    with suppress(OSError, ValueError, AttributeError):
         number = stream.fileno()
         while not select.select([number], [], [], _TURN)[0]:
             pass
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-    ):  # not a file of the system, or none that can be waited for: the read says what is wrong
-        return
 
 
 def _inside(folder: Path, walk: Walk) -> list[Path]:

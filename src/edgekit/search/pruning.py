@@ -178,7 +178,6 @@ class PruneToBudget:
         began = time.monotonic()
         base = {"candidate": larger.name, "against": of.name if of else None, "skipped": skipped}
         steps: list[PrunedStep] = []
-        full = self._full_epochs(larger)
         try:
             whole_score, probe, final = self._steps(larger, steps)
         except NotPrunable as error:
@@ -186,7 +185,7 @@ class PruneToBudget:
         trained = train_in_full(self.plan, final, self.training, self.device, self.alone, probe.bundle, self.on_stage)
         score, images = self._score(final)
         steps.append(self._step(probe, self._full_epochs(final), score, trained.seconds))
-        in_all = full + sum(step.epochs for step in steps)
+        in_all = self._full_epochs(larger) + sum(step.epochs for step in steps)
         against, against_epochs = (self._score(of)[0], self._full_epochs(of)) if of is not None else (None, None)
         fits = trained.variant is not None
         if fits and of is not None and against is not None and score > against:

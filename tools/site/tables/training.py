@@ -134,20 +134,22 @@ def pretraining_speed() -> str:
 def pruning() -> str:
     """Return what a pruned network of `edgekit search --prune` gains over everything else within its budget."""
     found = read("pruning")
-    titles = {
-        "pruned": "pruned",
-        "smaller, as the search trains it": "the smaller candidate as the search trains it",
-        "smaller": "the smaller candidate",
-        "the pruned channels from new weights": "the pruned network's channels, from new weights",
-        "finer width": f"width {found['finer_width']}, of a finer list",
-    }
+    # Each network: its name in the file, that of the network whose time is its own, and its title. The pruned network and the same layers with new
+    # weights take the same time.
+    networks = (
+        ("pruned", "the pruned channels from new weights", "pruned"),
+        ("smaller, as the search trains it", "smaller", "the smaller candidate as the search trains it"),
+        ("smaller", "smaller", "the smaller candidate"),
+        (
+            "the pruned channels from new weights",
+            "the pruned channels from new weights",
+            "the pruned network's channels, from new weights",
+        ),
+        ("finer width", "finer width", f"width {found['finer_width']}, of a finer list"),
+    )
     times = [seed["p50_against_smaller"] for seed in found["seeds"]]
     rows = []
-    for name, title in titles.items():
-        # The pruned network and the same layers with new weights take the same time.
-        timed = {"smaller, as the search trains it": "smaller", "pruned": "the pruned channels from new weights"}.get(
-            name, name
-        )
+    for name, timed, title in networks:
         minus = found["pruned_minus"].get(name)
         difference = f"{minus['mean']:+.1f} ± {minus['standard_deviation']:.1f}".replace("-", "−") if minus else ""
         p50 = f"{mean(time[timed] for time in times):.1f}"

@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto
 
 from edgekit.bundle import Precision
-from edgekit.errors import EdgekitError, ExportError
+from edgekit.errors import EdgekitError, ExportError, typed_reason_of
 from edgekit.export.executorch.network import HINT, OnnxNetwork
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import of_onnx
@@ -46,7 +46,7 @@ def write_program(model: ModelProto, source: Path, path: Path, precision: Precis
     except (EdgekitError, OSError, MemoryError):
         raise
     except Exception as error:  # torch and ExecuTorch raise many kinds for a graph that they do not expect
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = typed_reason_of(error)
         raise ExportError(f"ExecuTorch cannot lower the network: {reason}", HINT) from error
     path.write_bytes(content)
 

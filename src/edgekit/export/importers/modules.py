@@ -14,8 +14,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from edgekit.errors import EdgekitError, ExportError, near
-from edgekit.export.importers.outputs import reason
+from edgekit.errors import EdgekitError, ExportError, near, typed_reason_of
 from edgekit.export.importers.request import Fit, Interpolation, ModelRequest, Network, PixelFormat
 from edgekit.files import sha256
 from edgekit.models.checkpoints import read_state_dicts
@@ -141,7 +140,7 @@ def from_factory(request: ModelRequest, classes: int | None) -> Network:
         raise
     except Exception as error:  # the user's own code
         raise ExportError(
-            f"{request.model}: the factory fails: {reason(error)}",
+            f"{request.model}: the factory fails: {typed_reason_of(error)}",
             "it is called without arguments and must return the network",
         ) from error
     if not isinstance(network, nn.Module):
@@ -173,7 +172,9 @@ def from_module(request: ModelRequest, classes: int | None) -> Network:
     try:
         network = copy.deepcopy(request.module).cpu().eval()
     except Exception as error:  # the network's own code, or tensors that are part of a computation
-        raise ExportError(f"{request.model}: cannot be copied: {reason(error)}", "detach its tensors first") from error
+        raise ExportError(
+            f"{request.model}: cannot be copied: {typed_reason_of(error)}", "detach its tensors first"
+        ) from error
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(safetensors.torch.save({name: tensor.contiguous()}))
@@ -209,7 +210,9 @@ def _built(
         raise
     except Exception as error:  # whatever the library's code raises
         where = f" for images of {size} px" if size is not None else ""
-        raise ExportError(f"{request.model}: cannot be built{where}: {reason(error)}", "change --size") from error
+        raise ExportError(
+            f"{request.model}: cannot be built{where}: {typed_reason_of(error)}", "change --size"
+        ) from error
 
 
 def _check_count(request: ModelRequest, network: nn.Module, classes: int | None) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, inliner
 
-from edgekit.errors import EdgekitError, ExportError
+from edgekit.errors import EdgekitError, ExportError, typed_reason_of
 from edgekit.export.importers import onnx_checks, rewire
 from edgekit.export.importers.answers import count_of_classes, single_label
 from edgekit.export.importers.batch import free_batch
@@ -188,7 +188,7 @@ def _one_line(file: str) -> Iterator[None]:
     except EdgekitError:
         raise
     except Exception as error:  # they raise many kinds without a common base
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = typed_reason_of(error)
         raise ExportError(
             f"{file}: cannot be rewritten: {reason}",
             "check it with onnx.checker, or export it again with opset 17",

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, typed_reason_of
 from edgekit.export.importers.answers import WITHOUT_SIGMOID, single_label, sum_to_one
 from edgekit.export.importers.determinism import determinism_fault
 from edgekit.onnx_graph.build import slow_attention
@@ -79,7 +79,9 @@ def as_classifier(
     try:
         network = network.cpu().float().eval()
     except Exception as error:  # parameters without values (lazy, or on the meta device), or the user's own code
-        raise ExportError(f"{model}: cannot be moved to the CPU: {reason(error)}", "load its weights first") from error
+        raise ExportError(
+            f"{model}: cannot be moved to the CPU: {typed_reason_of(error)}", "load its weights first"
+        ) from error
     size = ImageSize.of(size)
     probes = torch.randn(_PROBES, 3, *size, generator=torch.Generator().manual_seed(0))
     output = _run(network, probes, model, size)
@@ -120,7 +122,8 @@ def _run(network: nn.Module, probes: Tensor, model: str, size: ImageSize) -> Any
             return network(probes)
     except Exception as error:  # the user's own code, or an image size that the network does not take
         raise ExportError(
-            f"{model}: fails on images of {size} px: {reason(error)}", "give the image size that it takes: --size"
+            f"{model}: fails on images of {size} px: {typed_reason_of(error)}",
+            "give the image size that it takes: --size",
         ) from error
 
 
@@ -248,8 +251,3 @@ def _without(network: nn.Module, kind: type[nn.Module], probes: Tensor, place: t
                 return True
             setattr(parent, name, last)
     return False
-
-
-def reason(error: BaseException) -> str:
-    """The message of an exception of foreign code, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

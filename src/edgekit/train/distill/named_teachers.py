@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from edgekit.errors import EdgekitError, RecipeError
+from edgekit.errors import EdgekitError, RecipeError, typed_reason_of
 from edgekit.foreign import Unreadable
 from edgekit.models.named import for_timm, refuse_unknown
 from edgekit.models.pretrained import Published, fetch, published
@@ -93,7 +93,7 @@ def _build(
     except EdgekitError:
         raise
     except Exception as error:  # whatever the library's code raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = typed_reason_of(error)
         raise RecipeError(
             f"{where}: {library}:{name} cannot be built for images of {image_size} px: {reason}", "change image_size"
         ) from error
