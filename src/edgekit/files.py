@@ -68,6 +68,34 @@ def new_folder(path: Path) -> Iterator[None]:
         raise
 
 
+def check_writable_file(path: Path) -> None:
+    """Check, before work that takes long, that a file can be written at its end.
+
+    Raises:
+        EdgekitError: it is a folder; a file has the name of its folder, or there is no permission.
+    """
+    if path.is_dir():
+        raise EdgekitError(f"{path}: is a folder", "give the name of a file")
+    check_writable_folder(path.parent, path)
+
+
+def check_writable_folder(folder: Path, output: Path | None = None) -> None:
+    """Check, before work that takes long, that a folder can be made and written into.
+
+    Args:
+        folder: the folder.
+        output: what the message names; None: the folder.
+
+    Raises:
+        EdgekitError: a file has its name or that of a folder above it, or there is no permission.
+    """
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    if not existing.is_dir():
+        raise EdgekitError(f"{output or folder}: {existing} is not a folder", "give another --output")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise EdgekitError(f"{output or folder}: no permission to write into {existing}", "give another --output")
+
+
 @contextmanager
 def written_by_a_library(folder: Path) -> Iterator[None]:
     """Wrap a library that writes files into a folder; if it fails because the folder cannot be written, raise the system's reason.

@@ -278,6 +278,21 @@ def test_results_that_could_not_be_kept_are_not_measured(edgekit: Run, tmp_path:
         refused(edgekit("bench", "bundle", "--output", "locked/bench"), "no permission to write into")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["init", "photos"], ["gallery", "create", "bundle", "photos"], ["augment", "preview", "recipe.yaml"], ["report", "run"]],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_a_file_that_could_not_be_written_is_refused_before_its_work(edgekit: Run, arguments: list[str]) -> None:
+    """What the work needs is missing, too: the refusal of the output comes first."""
+    write()
+    Path("file").touch()
+    refused(edgekit(*arguments, "--output", "file/output"), "file/output: ", "is not a folder", "give another --output")
+    Path("folder").mkdir()
+    refused(edgekit(*arguments, *(["--replace"] if arguments[0] == "gallery" else []), "--output", "folder"), "folder")
+    assert not any(Path("folder").iterdir())
+
+
 def test_debug_shows_the_traceback() -> None:
     command = [sys.executable, "-m", "edgekit", "--debug", "train", "nothing.yaml"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

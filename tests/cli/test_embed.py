@@ -182,6 +182,8 @@ def test_wrong_input_ends_in_one_line(run: Path, photos: Path, edgekit: Command,
     refused(edgekit("embed", run, photos, "--of", "student", *common), "the stage distill is not complete")
     refused(edgekit("embed", tmp_path / "no-run", photos, *common), "no such run")
     refused(edgekit("embed", run, photos, "--neighbors", "gone.jpg", *common), "gone.jpg: no such file")
+    (tmp_path / "file").touch()
+    refused(edgekit("embed", run, tmp_path / "none", "--output", tmp_path / "file"), "is not a folder")
     assert not output.exists()
 
 

@@ -146,6 +146,8 @@ def test_classes_that_somebody_filled_in_are_not_replaced(
     arguments = ("runs/pile", "--count", "4", "--test-count", "2", "--output", str(tmp_path))
     label(*arguments)
     file = tmp_path / "suggestions.csv"
+    with pytest.raises(EdgekitError, match="is not a folder"):
+        label("runs/pile", "--count", "4", "--output", str(file))
     filled = file.read_text().replace(",,train", ",mine,train", 1)
     file.write_text(filled)
     with pytest.raises(DataError, match=r"suggestions\.csv: would be replaced, but it holds 1 class that"):

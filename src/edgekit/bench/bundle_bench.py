@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.bench.choose import choose
-from edgekit.bench.output import check_output, default_output
+from edgekit.bench.output import default_output
 from edgekit.bench.profile_all import Profiles, profile_all
 from edgekit.bench.rounds import BenchOutcome, BenchPlan, bench
 from edgekit.bench.workload import Workload, batch_sizes, check_parallel
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import EdgekitError, GateFailed
+from edgekit.files import check_writable_folder
 from edgekit.progress import progress
 
 
@@ -75,7 +76,7 @@ class BenchJob:
         sizes = batch_sizes(opened, workload, batches)
         plan = BenchPlan.quick(seconds or 1.0) if quick else BenchPlan(seconds) if seconds else BenchPlan()
         folder = output or default_output(opened)
-        check_output(folder)
+        check_writable_folder(folder)
         bundle_path = str(bundle.path if isinstance(bundle, Bundle) else bundle)
         return cls(opened, bundle_path, variants, left_out, sizes, threads, workload, plan, quick, folder)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from edgekit.bundle import Bundle
-from edgekit.errors import EdgekitError
 from edgekit.result import Latency
 
 
@@ -34,19 +32,6 @@ def file_name(latency: Latency) -> str:
 def loadgen_folder(output: Path, variant: str, batch: int, scenario: str) -> Path:
     """Return the folder for LoadGen's logs."""
     return output / f"{variant}-b{batch}-{scenario}-loadgen-logs"
-
-
-def check_output(folder: Path) -> None:
-    """Check, before the measurement, that the folder for results can be created and written.
-
-    Raises:
-        EdgekitError: a file has its name, or there is no permission.
-    """
-    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    if not existing.is_dir():
-        raise EdgekitError(f"{folder}: {existing} is not a folder", "give another --output")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise EdgekitError(f"{folder}: no permission to write into {existing}", "give another --output")
 
 
 def default_output(bundle: Bundle) -> Path:

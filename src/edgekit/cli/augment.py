@@ -52,9 +52,11 @@ def preview(recipe: Path, overrides: tuple[str, ...], stage: str, output: Path |
     loaded = load(recipe, list(overrides))
 
     from edgekit.data.splits import load_splits
+    from edgekit.files import check_writable_file
     from edgekit.train.stages.views import augmentation_of, draw_views
 
     target = output or Path(f"{loaded.name}-{stage}-views.png")
+    check_writable_file(target)
     splits = load_splits(loaded.data)
     images = splits.pool if stage in {"pretrain", "distill"} or not len(splits.labeled) else splits.labeled
     draw_views(images, augmentation_of(loaded, stage), loaded.seed, target)

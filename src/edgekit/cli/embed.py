@@ -85,9 +85,12 @@ def command(
       edgekit embed runs/photos new-photos/ --neighbors scratch.jpg
     """
     from edgekit.api.embedding import embedding_files, measure, write
+    from edgekit.files import check_writable_folder
     from edgekit.run import Run
 
     opened = Run.open(run)
+    files = embedding_files(opened, folder, of, output)
+    check_writable_folder(files["map"].parent)
     embedding = measure(
         opened,
         folder,
@@ -99,7 +102,6 @@ def command(
         points=points,
         outliers=outliers,
     )
-    files = embedding_files(opened, folder, of, output)
     write(embedding, files)
     for note in embedding.notes:
         echo(f"note: {note}", err=True)

@@ -104,12 +104,14 @@ def create(
     target = output or Path(f"{folder.resolve().name}{_ENDING}")
     from edgekit.bundle import Bundle
     from edgekit.errors import DataError
+    from edgekit.files import check_writable_file
     from edgekit.gallery.building import create as make
 
     if not replace and target.exists():
         raise DataError(
             f"{target}: is there already", "add to it with `edgekit gallery add`, or give --replace or another --output"
         )
+    check_writable_file(target)
     made = make(
         Bundle.open(bundle),
         folder,

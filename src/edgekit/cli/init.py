@@ -114,11 +114,14 @@ def command(
     from edgekit.data.sources import DIGITS, DIGITS_TO_KNOW
     from edgekit.data.teacher_template import with_teacher
     from edgekit.data.template import recipe_text
+    from edgekit.files import check_writable_file
     from edgekit.models.teacher_source import teacher_source
     from edgekit.recipe import parse, read_yaml
 
     if output is not None and output.exists() and not force:
         raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
+    if output is not None:
+        check_writable_file(output)
     if no_measure and seconds is not None:
         raise EdgekitError("--time and --no-measure cannot be combined: --time needs a measurement", "leave one out")
     if teacher is not None and seconds is not None:

@@ -59,9 +59,12 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
       edgekit label suggest runs/pile --count 20 --test-count 300
     """
     configure_openmp()
+    from edgekit.files import check_writable_folder
     from edgekit.run import Run
 
     opened = Run.open(run)
+    target = output or opened.path / "label"
+    check_writable_folder(target)
 
     from edgekit.report.label_page import LabelPage, write_label_page
     from edgekit.report.page import require_jinja2
@@ -70,7 +73,6 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
 
     require_jinja2()
     suggestions = suggest(opened, count, test_count)
-    target = output or opened.path / "label"
     files = {"suggestions": target / "suggestions.csv"}
     _keep_classes(files["suggestions"], suggestions)
     _write(suggestions, files["suggestions"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import __version__
 from edgekit.errors import RuntimeMissing
-from edgekit.files import write_text
+from edgekit.files import check_writable_file, write_text
 from edgekit.foreign import Unreadable, read_bytes, understood
 from edgekit.report import format as show
 from edgekit.report.facts import ReportFacts, collect
@@ -51,6 +51,8 @@ def write_report(run: Path | str, output: Path | None = None) -> WrittenReport:
         EdgekitError: the file cannot be written.
     """
     require_jinja2()
+    if output is not None:
+        check_writable_file(output)
     facts = collect(run)
     path = output or facts.path / "report.html"
     # A file or class name may have control characters or invalid Unicode; the page, which may be shown in a terminal, must not.
