@@ -98,6 +98,7 @@ def refused(result: tuple[int, str], *parts: str) -> None:
         (["bench", "B", "--provider"], "option '--provider' requires an argument (it takes one of cpu, cuda, tensorrt, openvino, gpu, npu)"),
         (["bench", "B", "--quick=3"], "option '--quick' does not take a value (see edgekit bench --help)"),
         (["bench", "B", "--batch", "x"], "--batch: 'x' is not a whole number of at least 1 (see edgekit bench --help)"),
+        (["train", "R", "--devices", "0"], "--devices: 0 is not a whole number of at least 1 (see edgekit train --help)"),
         (["bench", "B", "--seconds", "0"], "--seconds: 0.0 is not a number above 0 (see edgekit bench --help)"),
         (["bench", "B", "--seconds", "inf"], "--seconds: 'inf' is not a number above 0 (see edgekit bench --help)"),
         (["predict", "B", "x.png", "--threshold", "nan"], "--threshold: 'nan' is not a number (see edgekit predict --help)"),
