@@ -22,9 +22,10 @@ from edgekit.models.heads import ProjectionHead
 from edgekit.models.store import Pretrained, load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.models.weights import load_weights
 from edgekit.recipe import Architecture, Hardware, Optimizer
-from edgekit.train.loop.checkpoint import CHECKPOINT, read_checkpoint
+from edgekit.train.loop.checkpoint import read_checkpoint
 from edgekit.train.loop.engine import fit
 from edgekit.train.loop.loader import ShuffledImages
+from edgekit.train.loop.resumable import CHECKPOINT
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from tests.helpers.tiny_bundle import some_images
 

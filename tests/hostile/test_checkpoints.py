@@ -14,9 +14,9 @@ from torch import nn
 from edgekit.data.images import ImageSet
 from edgekit.errors import RunError
 from edgekit.recipe import Hardware, Optimizer
-from edgekit.train.loop.checkpoint import CHECKPOINT
 from edgekit.train.loop.engine import fit
 from edgekit.train.loop.loader import ShuffledImages
+from edgekit.train.loop.resumable import CHECKPOINT
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from tests.helpers.tiny_bundle import some_images
 

@@ -18,11 +18,12 @@ from torch import nn
 from edgekit.files import sha256
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.evaluate import apply, several_outputs
-from edgekit.train.loop.checkpoint import CHECKPOINT, read_checkpoint
+from edgekit.train.loop.checkpoint import read_checkpoint
 from edgekit.train.loop.engine import fit
 from edgekit.train.loop.failures import Diverged, OutOfMemory
 from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.loop.memory import is_out_of_memory
+from edgekit.train.loop.resumable import CHECKPOINT
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from tests.helpers.exported import splits
 from tests.helpers.patience import until

@@ -21,7 +21,7 @@ from tests.helpers.recipe_changes import changed
 
 pytest.importorskip("torch")
 
-from edgekit.train.loop.checkpoint import CHECKPOINT
+from edgekit.train.loop.resumable import CHECKPOINT
 from edgekit.train.records.folders import complete
 from edgekit.train.records.unfinished import STARTED, check_unfinished
 

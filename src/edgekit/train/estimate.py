@@ -15,8 +15,8 @@ from edgekit.recipe import Recipe, settled
 from edgekit.run import Run
 from edgekit.stages import STAGES
 from edgekit.temporary import scratch_folder
-from edgekit.train.loop.checkpoint import CHECKPOINT, read_checkpoint
 from edgekit.train.loop.distributed import world_size
+from edgekit.train.loop.resumable import CHECKPOINT
 from edgekit.train.loop.timing import TimedTraining, timing_trainings
 from edgekit.train.records.inputs import made_from, stage_inputs
 from edgekit.train.stages.pipeline import Report, train, wanted_stages
@@ -165,4 +165,8 @@ def _at_least(recipe: Recipe, splits: Splits, stages: list[str]) -> float:
 
 def _steps_done(run: Run, stage: str) -> int:
     checkpoint = run.stage_path(stage) / CHECKPOINT
-    return int(read_checkpoint(checkpoint, "cpu")["global_step"]) if checkpoint.exists() else 0
+    if not checkpoint.exists():
+        return 0
+    from edgekit.train.loop.checkpoint import read_checkpoint
+
+    return int(read_checkpoint(checkpoint, "cpu")["global_step"])

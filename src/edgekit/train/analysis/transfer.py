@@ -31,7 +31,6 @@ from edgekit.result import Score, Transfer, TransferSet
 from edgekit.run import Run
 from edgekit.train.evaluate import LAST, apply, device_of, labels_of, linear_probe, per_class
 from edgekit.train.evaluate import share as accuracy
-from edgekit.train.loop.engine import fit
 from edgekit.train.loop.loader import seed_for
 from edgekit.train.loop.streaming import shuffled as batches_of
 from edgekit.train.records.folders import complete, only_one
@@ -290,6 +289,8 @@ def _train(
     encoder: Encoder, pretrained: Pretrained, target: TransferTarget, recipe: Recipe, config: Finetune, folder: Path
 ) -> tuple[list[str], dict[str, Any]]:
     """Train all weights with a linear classifier on the encoder's features."""
+    from edgekit.train.loop.engine import fit
+
     images, data = target.splits.labeled, recipe.data
     model = Classifier(pretrained.architecture, pretrained.image_size, target.splits.classes, encoder)
     task = ClassifyTask(model, augment_for(config.augmentation, data), config.label_smoothing)

@@ -19,10 +19,7 @@ from edgekit.models import weight_files
 from edgekit.spelling import KEYS
 from edgekit.train.loop.memory import is_out_of_memory
 from edgekit.train.loop.module import StageModule
-from edgekit.train.loop.resumable import check_history, check_optimizer, check_progress, check_weights
-
-CHECKPOINT = "last.ckpt"
-HISTORY = "_History"  # under this name, checkpoints of all versions hold the state of the history
+from edgekit.train.loop.resumable import HISTORY, check_history, check_optimizer, check_progress, check_weights
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -30,7 +30,7 @@ from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.terminal import echo
-from edgekit.train.loop.checkpoint import CHECKPOINT, AtomicCheckpoints, check_loops, restoring, resume_from
+from edgekit.train.loop.checkpoint import AtomicCheckpoints, check_loops, restoring, resume_from
 from edgekit.train.loop.devices import device_for, full_float32, uses_bf16
 from edgekit.train.loop.distributed import rank, synchronize_batchnorm, world_size
 from edgekit.train.loop.failures import OutOfMemory, interruptible
@@ -38,9 +38,8 @@ from edgekit.train.loop.history import History, Observe
 from edgekit.train.loop.loader import Ahead, Batches, seed_for
 from edgekit.train.loop.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
 from edgekit.train.loop.module import StageModule
+from edgekit.train.loop.resumable import CHECKPOINT, EARLIER_SECONDS
 from edgekit.train.loop.timing import timed_training
-
-EARLIER_SECONDS = "earlier_seconds"
 
 
 def fit(

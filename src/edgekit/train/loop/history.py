@@ -17,11 +17,11 @@ from torch import Tensor
 from edgekit.files import write_text
 from edgekit.progress import Advance
 from edgekit.terminal import echo
-from edgekit.train.loop.checkpoint import CHECKPOINT, HISTORY
 from edgekit.train.loop.collapse import verdict
 from edgekit.train.loop.distributed import broadcast, rank, world_size
 from edgekit.train.loop.failures import Diverged
 from edgekit.train.loop.module import StageModule
+from edgekit.train.loop.resumable import CHECKPOINT, HISTORY
 from edgekit.train.loop.timing import TimedTraining
 
 Observe = Callable[[], dict[str, float]]

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 from edgekit.errors import quoted
 
+CHECKPOINT = "last.ckpt"
+HISTORY = "_History"  # under this name, checkpoints of all versions hold the state of the history
+EARLIER_SECONDS = "earlier_seconds"  # among the metrics of a training: the time of the sessions before an interruption
+
 # The state that the known optimizers keep per parameter: all of it or nothing.
 _KEPT = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}, "LARS": {"momentum_buffer"}}
 

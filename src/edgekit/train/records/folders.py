@@ -20,8 +20,7 @@ from edgekit.run import Run, StageRecord
 from edgekit.stages import STAGES
 from edgekit.temporary import remove_debris, temporary_folder
 from edgekit.terminal import echo
-from edgekit.train.loop.checkpoint import CHECKPOINT
-from edgekit.train.loop.engine import EARLIER_SECONDS
+from edgekit.train.loop.resumable import CHECKPOINT, EARLIER_SECONDS
 from edgekit.train.records.inputs import differs, made_from
 from edgekit.train.records.unfinished import STARTED, read_started, refuse_changed, write_started
 

@@ -15,7 +15,7 @@ from edgekit.run import Run, with_todays_names
 from edgekit.spelling import translated_keys
 from edgekit.stages import STAGES
 from edgekit.text import counted
-from edgekit.train.loop.checkpoint import CHECKPOINT
+from edgekit.train.loop.resumable import CHECKPOINT
 from edgekit.train.records.inputs import made_from
 
 # File beside the checkpoint while a stage trains: its inputs.

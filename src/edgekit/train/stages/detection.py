@@ -22,7 +22,6 @@ from edgekit.train.detect.coreset import bank_size
 from edgekit.train.detect.student import StudentTask
 from edgekit.train.detect.trimming import images_to_drop
 from edgekit.train.loop.distributed import world_size
-from edgekit.train.loop.engine import fit
 from edgekit.train.loop.loader import seed_for
 from edgekit.train.loop.streaming import shuffled
 
@@ -88,6 +87,8 @@ class Detection:
         self, architecture: Architecture, teacher: Encoder, modules: list[str], images: ImageSet, folder: Path
     ) -> Encoder:
         """Train a network of the encoder's architecture, with new weights, to give its feature maps."""
+        from edgekit.train.loop.engine import fit
+
         config, data, seed = self.recipe.anomaly, self.recipe.data, self.recipe.seed
         torch.manual_seed(seed_for(seed, STAGE, "weights"))
         plain = architecture.model_copy(update={"weights": None, "weights_key": None})

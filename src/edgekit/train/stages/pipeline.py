@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,12 +37,10 @@ from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.teachers import check_order, load_teachers
 from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, labels_of, quality_on
 from edgekit.train.evaluate.online import monitor_every, online
-from edgekit.train.loop.checkpoint import CHECKPOINT
 from edgekit.train.loop.distributed import barrier, broadcast, rank, world_size
-from edgekit.train.loop.engine import fit
-from edgekit.train.loop.history import Observe
 from edgekit.train.loop.launch import joined
 from edgekit.train.loop.loader import seed_for
+from edgekit.train.loop.resumable import CHECKPOINT
 from edgekit.train.loop.streaming import shuffled
 from edgekit.train.objective import objective_of
 from edgekit.train.pretrain import METHODS, build_method
@@ -57,6 +55,9 @@ from edgekit.train.stages.teacher import Finetuning
 from edgekit.train.stages.teaching import Teaching
 from edgekit.train.stages.training_tasks import ClassifyTask, PretrainTask
 from edgekit.train.stages.views import augment_for, augmentation_of, check_tiles, draw_views
+
+if TYPE_CHECKING:
+    from edgekit.train.loop.history import Observe
 
 StageFiles = tuple[list[str], dict[str, Any]]  # names of the files of a stage, and its metrics
 WITHOUT_LABELS = ("data", "pretrain")
@@ -332,6 +333,8 @@ class Stages:
 
         A label budget smaller than the batch is one batch, and no epoch leaves out any of its images.
         """
+        from edgekit.train.loop.engine import fit  # seconds: where nothing is left to train, nobody waits for Lightning
+
         config, seed = config or getattr(self.recipe, stage), self.recipe.seed
         epochs = epochs_of(config)
         batch_size = min(config.batch_size, len(images))

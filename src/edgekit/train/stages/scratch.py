@@ -25,10 +25,9 @@ from edgekit.recipe import Augmentation, Optimizer, Supervised
 from edgekit.shares import percent
 from edgekit.terminal import echo
 from edgekit.text import counted
-from edgekit.train.loop.checkpoint import CHECKPOINT
 from edgekit.train.loop.distributed import broadcast, rank
-from edgekit.train.loop.engine import EARLIER_SECONDS
 from edgekit.train.loop.failures import Diverged
+from edgekit.train.loop.resumable import CHECKPOINT, EARLIER_SECONDS
 from edgekit.train.records.folders import CANDIDATES, CURRENT
 
 LONGER = 3
