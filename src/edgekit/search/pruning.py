@@ -180,17 +180,19 @@ class PruneToBudget:
         steps: list[PrunedStep] = []
         try:
             whole_score, probe, final = self._steps(larger, steps)
+            trained = train_in_full(
+                self.plan, final, self.training, self.device, self.alone, probe.bundle, self.on_stage
+            )
+            score, images = self._score(final)
+            steps.append(self._step(probe, self._full_epochs(final), score, trained.seconds))
+            in_all = self._full_epochs(larger) + sum(step.epochs for step in steps)
+            against, against_epochs = (self._score(of)[0], self._full_epochs(of)) if of is not None else (None, None)
+            fits = trained.variant is not None
+            if fits and of is not None and against is not None and score > against:
+                # Pruning distills for longer than the winner was; so what it is worth shows beside the winner after as many epochs.
+                against, against_epochs = self._distilled(of, in_all)[1], in_all
         except NotPrunable as error:
             return PruningOutcome(Pruning(**base, steps=steps, outcome=error.message, seconds=_since(began)))
-        trained = train_in_full(self.plan, final, self.training, self.device, self.alone, probe.bundle, self.on_stage)
-        score, images = self._score(final)
-        steps.append(self._step(probe, self._full_epochs(final), score, trained.seconds))
-        in_all = self._full_epochs(larger) + sum(step.epochs for step in steps)
-        against, against_epochs = (self._score(of)[0], self._full_epochs(of)) if of is not None else (None, None)
-        fits = trained.variant is not None
-        if fits and of is not None and against is not None and score > against:
-            # Pruning distills for longer than the winner was; so what it is worth shows beside the winner after as many epochs.
-            against, against_epochs = self._distilled(of, in_all)[1], in_all
         kept = fits and (against is None or score > against)
         record = Pruning(
             **base,
@@ -244,7 +246,7 @@ class PruneToBudget:
     def _distilled(self, candidate: Candidate, epochs: int) -> tuple[Classifier, float]:
         scored = self.training.short(candidate, epochs)
         if scored.error:
-            raise NotPrunable(f"the training of {candidate.name} failed: {scored.error}")
+            raise NotPrunable(f"the training of {candidate.name} for {counted(epochs, 'epoch')} failed: {scored.error}")
         run = self.training.short_run(candidate, epochs)
         return load_classifier(run.stage_path("distill"), run.require("distill").outputs), scored.score or 0.0
 
