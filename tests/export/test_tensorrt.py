@@ -25,11 +25,13 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.ranges import METHODS
 from edgekit.runtimes.tensorrt import BatchRange, BuildOptions, BuildPlan, build
 from edgekit.runtimes.tensorrt.cache import read_record
+from edgekit.sizes import ImageSize
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 from tests.helpers.exported import export
 
 NETWORKS = ["resnet18", "mobilenet_v3_small", "timm:tf_efficientnet_lite0"]
+FRAME = ImageSize(48, 64)
 needs_rtx = pytest.mark.usefixtures("rtx")
 
 
@@ -171,11 +173,11 @@ def test_what_tensorrt_refuses_stops_the_export(tmp_path: Path) -> None:
 @needs_rtx
 @pytest.mark.parametrize("name", [*NETWORKS[:2], pytest.param(NETWORKS[2], marks=pytest.mark.extra)])
 def test_the_matrix_of_networks_precisions_and_batches_builds(name: str, tmp_path: Path) -> None:
-    """Each is built, its ONNX in ONNX Runtime agrees with the network, and no quantized layer is left in float."""
-    model = exported.untrained(name, 64)
+    """Each is built for images that are not square; its ONNX in ONNX Runtime agrees with the network, and no quantized layer is left in float."""
+    model = exported.untrained(name, FRAME)
     float_onnx = tmp_path / "float.onnx"
-    export_onnx(model, float_onnx, image_size=64, classes=[f"class {i}" for i in range(10)])
-    images = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+    export_onnx(model, float_onnx, image_size=FRAME, classes=[f"class {i}" for i in range(10)])
+    images = np.random.default_rng(0).integers(0, 256, (16, *FRAME, 3), dtype=np.uint8)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
     calibration = Calibration(float_onnx, images, tmp_path)

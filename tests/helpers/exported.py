@@ -29,6 +29,7 @@ from edgekit.quantize.qdq import SIGNED, quantize_onnx
 from edgekit.quantize.selection import CalibrationPool
 from edgekit.recipe import Architecture, Recipe, dump, parse
 from edgekit.run import Run
+from edgekit.sizes import SizeLike
 from edgekit.train.records.inputs import stage_inputs
 
 RECIPE: Recipe = parse(
@@ -131,7 +132,7 @@ def write_run(folder: Path) -> Run:
     return run
 
 
-def untrained(name: str, image_size: int, width: float = 1.0) -> PixelClassifier:
+def untrained(name: str, image_size: SizeLike, width: float = 1.0) -> PixelClassifier:
     """A network by name with random weights, its BatchNorms set to what random images give, so that it tells images apart."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -142,7 +143,7 @@ def untrained(name: str, image_size: int, width: float = 1.0) -> PixelClassifier
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # the plain average
-        images = torch.randint(0, 256, (16, image_size, image_size, 3), dtype=torch.uint8)
+        images = torch.randint(0, 256, (16, *model.image_size, 3), dtype=torch.uint8)
         with torch.no_grad():
             for _ in range(3):
                 model.train()(normalize(images, 0.5, 0.25))
