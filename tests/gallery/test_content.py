@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgekit.errors import DataError
 from edgekit.gallery import Gallery
 from edgekit.gallery.content import arranged
 from edgekit.gallery.record import GalleryRecord, Threshold
-from edgekit.gallery.search import leave_one_out, unit
+from edgekit.gallery.search import leave_one_out, nearest_of_each_class, unit
 
 FEATURES = 4
 _EMPTY = GalleryRecord(
@@ -68,8 +69,11 @@ class Naive:
                 images.append(image)
         return skipped
 
-    def nearest(self, query: np.ndarray) -> list[tuple[str, float]]:
-        best = {name: max(cosine(query, embedding(image)) for image in images) for name, images in self.held.items()}
+    def nearest(self, query: np.ndarray, neighbors: int) -> list[tuple[str, float]]:
+        best = {
+            name: float(np.mean(sorted(cosine(query, embedding(image)) for image in images)[-neighbors:]))
+            for name, images in self.held.items()
+        }
         return sorted(best.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -107,7 +111,7 @@ def test_adding_and_removing_in_any_order_leaves_what_a_dictionary_holds(changes
         assert len(before) == sum(before.record.counts), "the old gallery has changed"
     assert gallery.counts == {name: len(images) for name, images in sorted(naive.held.items())}
     assert [int(key) for key in gallery.keys] == [image for name in sorted(naive.held) for image in naive.held[name]]
-    expected = naive.nearest(embedding(query))
+    expected = naive.nearest(embedding(query), gallery.record.neighbors)
     (found,) = gallery.nearest(embedding(query)[None], top=len(expected) + 3)
     assert [name for name, _ in found] == [name for name, _ in expected]
     assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-6)
@@ -119,7 +123,7 @@ def test_the_nearest_of_many_queries_are_those_of_each(pairs: list[tuple[str, in
     gallery, naive = gallery_of(pairs), Naive(pairs)
     queries = embeddings([200, 201, 202])
     for found, query in zip(gallery.nearest(queries, top), queries, strict=True):
-        expected = naive.nearest(query)[:top]
+        expected = naive.nearest(query, gallery.record.neighbors)[:top]
         assert [name for name, _ in found] == [name for name, _ in expected]
         assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-6)
 
@@ -141,12 +145,29 @@ def test_an_embedding_of_zeros_is_like_nothing() -> None:
 def test_leaving_one_out_is_a_gallery_without_it(pairs: list[tuple[str, int]]) -> None:
     gallery = gallery_of(pairs)
     rows = np.arange(len(gallery))
-    found = np.concatenate([b for _, b in leave_one_out(gallery.vectors, rows, gallery.vectors, gallery.starts)])
+    left_out = leave_one_out(gallery.vectors, rows, gallery.vectors, gallery.starts, [1, 3])
+    found = np.concatenate([block for _, block in left_out], axis=1)
     for row, image in enumerate(gallery.keys.tolist()):
         naive = Naive([pair for pair in pairs if pair[1] != image])
-        expected = dict(naive.nearest(embedding(image)))
-        got = {name: float(value) for name, value in zip(gallery.classes, found[row], strict=True) if value > -2}
-        assert got == pytest.approx(expected, abs=1e-6)
+        for neighbors, block in zip((1, 3), found, strict=True):
+            expected = dict(naive.nearest(embedding(image), neighbors))
+            got = {name: float(value) for name, value in zip(gallery.classes, block[row], strict=True) if value > -2}
+            assert got == pytest.approx(expected, abs=1e-6)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+def test_images_that_are_equally_near_count_each(classes: list[list[int]], neighbors: int, query: int) -> None:
+    """Four directions 30 degrees apart: many images of a class have the same similarity."""
+    directions = np.array([[math.cos(i * math.pi / 6), math.sin(i * math.pi / 6)] for i in range(4)], np.float32)
+    rows = directions[[image for images in classes for image in images]]
+    starts = np.cumsum([0, *map(len, classes)])[:-1]
+    ((_, found),) = nearest_of_each_class(directions[[query]], rows, starts, neighbors)
+    expected = [np.mean(sorted(directions[images] @ directions[query])[-neighbors:]) for images in classes]
+    assert found[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_removing_says_what_is_meant_and_never_leaves_nothing() -> None:

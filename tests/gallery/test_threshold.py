@@ -13,24 +13,31 @@ from edgekit.conformal import fewest_samples
 from edgekit.errors import DataError
 from edgekit.gallery.search import unit
 from edgekit.gallery.testing import auroc
-from edgekit.gallery.threshold import calibrate, require_value
+from edgekit.gallery.threshold import NEIGHBORS, calibrate, choose_neighbors, require_value
 
 
 def some_vectors(count: int, seed: int = 0) -> np.ndarray:
     return unit(np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32))
 
 
-def naive(vectors: np.ndarray, labels: list[int], rate: float) -> tuple[float | None, float | None, float | None]:
+def naive(
+    vectors: np.ndarray, labels: list[int], rate: float, neighbors: int = 1
+) -> tuple[float | None, float | None, float | None]:
     """Threshold, false rejects and top-1, one pair of images at a time."""
     others, right, genuine = [], [], []
     for i, a in enumerate(vectors):
-        own = [float(a @ b) for j, b in enumerate(vectors) if labels[j] == labels[i] and j != i]
-        foreign = [float(a @ b) for j, b in enumerate(vectors) if labels[j] != labels[i]]
-        if foreign:
-            others.append(max(foreign))
-        if own:
-            genuine.append(max(own))
-            right.append(not foreign or max(own) > max(foreign))
+        of_class: dict[int, list[float]] = {}
+        for j, b in enumerate(vectors):
+            if j != i:
+                of_class.setdefault(labels[j], []).append(float(a @ b))
+        similarity = {c: float(np.mean(sorted(values)[-neighbors:])) for c, values in of_class.items()}
+        own = similarity.pop(labels[i], None)
+        foreign = max(similarity.values(), default=-2.0)
+        if similarity:
+            others.append(foreign)
+        if own is not None:
+            genuine.append(own)
+            right.append(own > foreign)
     # Split conformal prediction: a new one is above it with a probability of at most `rate`, being one of n + 1 alike.
     allowed = [v for k, v in enumerate(sorted(others), 1) if (len(others) + 1 - k) / (len(others) + 1) <= rate + 1e-12]
     threshold = allowed[0] if allowed else None
@@ -39,12 +46,16 @@ def naive(vectors: np.ndarray, labels: list[int], rate: float) -> tuple[float | 
 
 
 @settings(max_examples=60)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.sampled_from([0.01, 0.05, 0.1, 0.25, 0.5]))
-def test_it_is_what_its_definition_says(counts: list[int], rate: float) -> None:
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    st.sampled_from([0.01, 0.05, 0.1, 0.25, 0.5]),
+    st.integers(1, 4),
+)
+def test_it_is_what_its_definition_says(counts: list[int], rate: float, neighbors: int) -> None:
     vectors = some_vectors(sum(counts))
     labels = [c for c, count in enumerate(counts) for _ in range(count)]
-    found = calibrate(vectors, np.array(counts), false_accepts=rate)
-    threshold, rejects, top1 = naive(vectors, labels, rate)
+    found = calibrate(vectors, np.array(counts), neighbors=neighbors, false_accepts=rate)
+    threshold, rejects, top1 = naive(vectors, labels, rate, neighbors)
     assert (found.value is None) == (threshold is None)
     if threshold is not None:
         assert found.value == pytest.approx(threshold, abs=1e-6)
@@ -53,6 +64,15 @@ def test_it_is_what_its_definition_says(counts: list[int], rate: float) -> None:
     assert found.impostors == (0 if len(counts) == 1 else sum(counts))
     assert found.genuine == sum(count for count in counts if count > 1)
     assert bool(found.note) == (found.value is None or len(counts) < fewest_samples(rate))
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 1000))
+def test_as_many_neighbors_count_as_recognize_most_images(counts: list[int], seed: int) -> None:
+    vectors = some_vectors(sum(counts), seed)
+    labels = [c for c, count in enumerate(counts) for _ in range(count)]
+    top1 = {k: naive(vectors, labels, 0.5, k)[2] or 0.0 for k in NEIGHBORS if k == 1 or k < max(counts)}
+    assert choose_neighbors(vectors, np.array(counts)) == max(top1, key=lambda k: (round(top1[k], 9), -k))
 
 
 @pytest.mark.parametrize(("rate", "least"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.01, 99), (0.001, 999)])

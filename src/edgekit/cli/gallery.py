@@ -257,7 +257,9 @@ def _show(path: Path, made: Made, as_json: bool) -> None:
         f"{path}: {counted(len(gallery), 'image')} of {counted(len(gallery.classes), 'class', 'classes')}, "
         f"{record.features} features by {record.variant} of {record.bundle}, {size / 1e3:,.0f} kB"
     )
-    for line in (*_threshold_lines(record.threshold), *_agreement_lines(gallery)):
+    how = "nearest image" if record.neighbors == 1 else f"{record.neighbors} nearest images, on average"
+    scored = f"similarity with a class: that with its {how}"
+    for line in (scored, *_threshold_lines(record.threshold), *_agreement_lines(gallery)):
         echo(f"  {line}")
 
 

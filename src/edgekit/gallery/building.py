@@ -232,7 +232,8 @@ def agreement(
     own = gallery.vectors[rows]
     decided: list[NDArray[Any]] = []
     for queries in (unit(got), own):
-        parts = [block.argmax(1) for _, block in leave_one_out(queries, rows, gallery.vectors, gallery.starts)]
+        left_out = leave_one_out(queries, rows, gallery.vectors, gallery.starts, [gallery.record.neighbors])
+        parts = [block[0].argmax(1) for _, block in left_out]
         decided.append(np.concatenate(parts))
     agreed = int((decided[0] == decided[1]).sum())
     return Agreement(images=len(rows), agreed=agreed, cosine=float(cosines(got, own).mean()))

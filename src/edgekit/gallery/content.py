@@ -15,7 +15,7 @@ from edgekit.errors import DataError, near
 from edgekit.gallery import file
 from edgekit.gallery.record import Agreement, GalleryRecord
 from edgekit.gallery.search import nearest_of_each_class, unit
-from edgekit.gallery.threshold import calibrate
+from edgekit.gallery.threshold import calibrate, choose_neighbors
 from edgekit.text import counted
 
 
@@ -87,21 +87,24 @@ class Gallery:
         return np.repeat(np.arange(len(self.classes)), self.record.counts)
 
     def similarities(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the cosine of each embedding (m, features) with the nearest image of each class, float32 (m, classes)."""
+        """Return the similarity of each embedding (m, features) with each class, float32 (m, classes).
+
+        It is the mean cosine with the nearest images of the class, `record.neighbors` of them.
+        """
         found = np.empty((len(embeddings), len(self.classes)), np.float32)
-        for part, block in nearest_of_each_class(unit(embeddings), self.vectors, self.starts):
+        for part, block in nearest_of_each_class(unit(embeddings), self.vectors, self.starts, self.record.neighbors):
             found[part] = block
         return found
 
     def nearest(self, embeddings: NDArray[np.float32], top: int = 1) -> list[list[tuple[str, float]]]:
-        """Return for each embedding (m, features) the `top` nearest classes with their cosines, the nearest first.
+        """Return for each embedding (m, features) the `top` most similar classes with their similarities, the most similar first.
 
-        Of equally near classes the first by name comes first.
+        Of equally similar classes the first by name comes first.
         """
         found: list[list[tuple[str, float]]] = []
         for row in self.similarities(embeddings):
             few = np.arange(len(row))
-            if top < len(row):  # all that are as near as the last one of the top, so that names decide among them
+            if top < len(row):  # all that are as similar as the last one of the top, so that names decide among them
                 few = np.flatnonzero(row >= np.partition(row, len(row) - top)[len(row) - top])
             order = few[np.argsort(-row[few], kind="stable")][:top]
             found.append([(self.classes[i], float(row[i])) for i in order])
@@ -150,7 +153,7 @@ class Gallery:
         return Gallery(record, np.ascontiguousarray(self.vectors[kept][order]), self.keys[kept][order]).recalibrated()
 
     def recalibrated(self, *, false_accepts: float | None = None, value: float | None = None) -> Gallery:
-        """Return the gallery with another threshold.
+        """Return the gallery with another threshold, and with the number of neighbors that is best for its images.
 
         Args:
             false_accepts: share of the unknown images that may get a class.
@@ -159,8 +162,10 @@ class Gallery:
         if false_accepts is None and value is None:
             was = self.record.threshold
             false_accepts, value = was.false_accepts, was.value
-        found = calibrate(self.vectors, np.array(self.record.counts), false_accepts=false_accepts, value=value)
-        return replace(self, record=self.record.model_copy(update={"threshold": found}))
+        counts = np.array(self.record.counts)
+        neighbors = choose_neighbors(self.vectors, counts)
+        found = calibrate(self.vectors, counts, neighbors=neighbors, false_accepts=false_accepts, value=value)
+        return replace(self, record=self.record.model_copy(update={"neighbors": neighbors, "threshold": found}))
 
     def with_agreement(self, found: dict[str, Agreement]) -> Gallery:
         """Return the gallery with the agreement of other variants on some images, together with what it says already."""

@@ -36,7 +36,7 @@ class Recognition(Answer):
     """What a gallery says about one image.
 
     Attributes:
-        nearest: classes with their similarity, the cosine with their nearest image, the nearest class first.
+        nearest: classes with their similarity, the mean cosine with their nearest images, the most similar class first.
         threshold: at this similarity and below an image is unknown; None: it never is.
         embedding: float32 (features,), as the model gives it.
     """
@@ -62,7 +62,7 @@ class Recognition(Answer):
 
     @property
     def similarity(self) -> float:
-        """The cosine with the nearest image of the gallery."""
+        """The similarity with the most similar class."""
         return self.nearest[0][1]
 
     def line(self) -> str:

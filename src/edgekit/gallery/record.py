@@ -35,7 +35,7 @@ class Threshold(RecordPart):
     genuine: int = Field(0, ge=0, description="images whose class has another one, each left out in turn")
     false_rejects: float | None = Field(None, ge=0, le=1, description="share of the genuine images that are unknown")
     top1: float | None = Field(
-        None, ge=0, le=1, description="share of the genuine images whose nearest other image is of their class"
+        None, ge=0, le=1, description="share of the genuine images that are most similar to their class"
     )
     note: str = Field("", description="why there is no value, or how far to trust it")
 
@@ -75,6 +75,9 @@ class GalleryRecord(RecordPart):
     features: int = Field(ge=1, description="values of an embedding")
     classes: list[str] = Field(min_length=1, description="names, sorted")
     counts: list[int] = Field(min_length=1, description="images of each class, at least 1")
+    neighbors: int = Field(
+        1, ge=1, description="nearest images of a class, whose mean cosine is the similarity with it"
+    )
     threshold: Threshold
     agreement: dict[str, Agreement] = Field(default_factory=dict, description="of other variants, by their ids")
 

@@ -1,6 +1,7 @@
-"""The threshold below which an image is unknown, from the gallery alone: each class in turn is one that the gallery does not hold.
+"""How a gallery decides, from its own images alone: how many images of a class count, and below which similarity an image is unknown.
 
-For each image, the *impostor* similarity is that to the nearest image of any other class: what an image of an unknown class would get. The
+The number is the one with which most images are recognized, each left out in turn. For each image, the *impostor* similarity is the largest with
+any other class: what an image of an unknown class would get. The
 threshold is the order statistic of split conformal prediction (`edgekit.conformal`): above it lies a further impostor with a probability of
 at most a if it is like these n. That needs n ≥ 1/a - 1, and fewer give no threshold. The images of one class are alike, so the rate holds for
 classes like those of the gallery, not for any image at all; and few classes say little about others, however many images they have: then the
@@ -8,6 +9,8 @@ threshold carries a note.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +23,31 @@ from edgekit.shares import percent
 from edgekit.text import counted
 
 FALSE_ACCEPTS = 0.05
+NEIGHBORS = (1, 2, 3, 5)  # nearest images of a class whose mean similarity may count
 _MOST = 4096  # images that are left out in turn; of more, so many are taken at equal distances
+
+
+def choose_neighbors(vectors: NDArray[np.float32], counts: NDArray[np.int64]) -> int:
+    """Return the number of nearest images of a class whose mean similarity recognizes most images, each left out in turn.
+
+    Of equally good numbers the smallest; 1 where no class has three images.
+
+    Args:
+        vectors: unit vectors (n, d), grouped by class.
+        counts: (classes,) rows of each class.
+    """
+    options = [k for k in NEIGHBORS if k < counts.max()]
+    if len(options) < 2 or len(counts) < 2:
+        return 1
+    genuine, impostor = _left_out(vectors, counts, options)
+    return options[int(((genuine > impostor) & (genuine > -2)).sum(1).argmax())]
 
 
 def calibrate(
     vectors: NDArray[np.float32],
     counts: NDArray[np.int64],
     *,
+    neighbors: int = 1,
     false_accepts: float | None = FALSE_ACCEPTS,
     value: float | None = None,
 ) -> Threshold:
@@ -35,6 +56,7 @@ def calibrate(
     Args:
         vectors: unit vectors (n, d), grouped by class.
         counts: (classes,) rows of each class.
+        neighbors: nearest images of a class whose mean similarity counts.
         false_accepts: share of unknown images that may be taken for a class; None: `value` is the threshold.
         value: a threshold that somebody has set; with neither, there is none.
 
@@ -43,10 +65,7 @@ def calibrate(
     """
     if value is not None:
         check_range("threshold", value, *SIMILARITIES)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    labels = np.repeat(np.arange(len(counts)), counts)
-    chosen = spread(len(vectors), _MOST)
-    genuine, impostor = _left_out(vectors[chosen], chosen, vectors, labels, starts)
+    (genuine,), (impostor,) = _left_out(vectors, counts, [neighbors])
     others = impostor[impostor > -2]
     note = ""
     if false_accepts is not None:
@@ -94,15 +113,20 @@ def spread(total: int, most: int) -> NDArray[np.int64]:
 
 
 def _left_out(
-    queries: NDArray[np.float32], positions: NDArray[np.int64], rows: NDArray[np.float32], labels: NDArray[np.int64],
-    starts: NDArray[np.int64],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
-    """For each query, the similarity to the nearest other image of its own class, and of any other class; -2 where there is none."""
-    genuine = np.empty(len(queries), np.float32)
-    impostor = np.empty(len(queries), np.float32)
-    for part, found in leave_one_out(queries, positions, rows, starts):
-        each, own = np.arange(len(found)), labels[positions[part]]
-        genuine[part] = found[each, own]
-        found[each, own] = -2
-        impostor[part] = found.max(1)
+    vectors: NDArray[np.float32], counts: NDArray[np.int64], neighbors: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """For each of some images, its similarity with its own class without it, and the largest with any other class.
+
+    Each is (k, m), for k numbers of neighbors; -2 where there is none.
+    """
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    labels = np.repeat(np.arange(len(counts)), counts)
+    chosen = spread(len(vectors), _MOST)
+    genuine = np.empty((len(neighbors), len(chosen)), np.float32)
+    impostor = np.empty_like(genuine)
+    for part, found in leave_one_out(vectors[chosen], chosen, vectors, starts, neighbors):
+        each, own = np.arange(found.shape[1]), labels[chosen[part]]
+        genuine[:, part] = found[:, each, own]
+        found[:, each, own] = -2
+        impostor[:, part] = found.max(2)
     return genuine, impostor
