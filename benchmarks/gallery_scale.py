@@ -21,6 +21,7 @@ import resource  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -30,6 +31,7 @@ from edgekit.files import write_json  # noqa: E402
 from edgekit.gallery import Gallery  # noqa: E402
 from edgekit.gallery.record import GalleryRecord, Threshold  # noqa: E402
 from edgekit.gallery.search import unit  # noqa: E402
+from edgekit.gallery.threshold import NEIGHBORS  # noqa: E402
 from edgekit.machine import this_machine  # noqa: E402
 from edgekit.result import now  # noqa: E402
 
@@ -85,6 +87,9 @@ def main() -> None:
         opened = Gallery.open(path)
         found["mapped"] = not opened.vectors.flags.owndata
         found["one query"] = timed(lambda: opened.nearest(queries[:1], 3), arguments.repeats)
+        most = max(NEIGHBORS)
+        several = replace(opened, record=opened.record.model_copy(update={"neighbors": most}))
+        found[f"one query, {most} neighbors"] = timed(lambda: several.nearest(queries[:1], 3), arguments.repeats)
         found["16 queries"] = timed(lambda: opened.nearest(queries, 3), 10)
         query = unit(queries[:1])[0]
         found["bare product, float32"] = timed(lambda: opened.vectors @ query, arguments.repeats)
