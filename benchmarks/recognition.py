@@ -131,8 +131,8 @@ def recipe_of(data: Data, folder: Path, loss: str, epochs: int) -> dict[str, Any
         },
         "finetune": {"epochs": 15, "consistency": {"enabled": False}},
         "distill": {
-            "student": {"name": "resnet10", "width": 0.125, "stem": "strided"}, "loss": loss, "epochs": epochs // 2,
-            "batch_size": 256, "optimizer": optimizer,
+            "student": {"name": "resnet10", "width": 0.125, "stem": "strided"}, "loss": loss, "mixup": 0.0,
+            "epochs": epochs // 2, "batch_size": 256, "optimizer": optimizer,
         },
         "supervised": {"enabled": False},
         "monitor": {"every": 0},

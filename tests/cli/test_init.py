@@ -53,7 +53,7 @@ def test_class_folders_alone() -> None:
 def test_a_recipe_for_recognition_says_so_and_keeps_the_geometry() -> None:
     class_folders(Path("photos"), {"cat": 20, "dog": 20})
     recipe, usual = recipe_for("photos/", "--task", "recognition"), recipe_for("photos/")
-    assert (recipe.task, recipe.distill.loss) == ("recognition", "feature")
+    assert (recipe.task, recipe.distill.loss, recipe.distill.mixup) == ("recognition", "feature", 0)
     assert (usual.task, usual.distill.loss) == ("classification", "kd")
     loss = recipe.distill.model_copy(update={"loss": "kd"})
     assert recipe.model_copy(update={"task": "classification", "distill": loss}) == usual

@@ -34,7 +34,12 @@ RECIPE = {
         "optimizer": {"name": "adamw", "lr": 4e-3, "scale_lr": False, "warmup_epochs": 1},
         "augmentation": {"flip": 0.0, "crop_scale": [0.6, 1.0]},
     },
-    "supervised": {"epochs": 20, "batch_size": 50, "augmentation": {"flip": 0.0, "crop_scale": [0.6, 1.0]}},
+    "supervised": {
+        "epochs": 20,
+        "batch_size": 50,
+        "search": False,
+        "augmentation": {"flip": 0.0, "crop_scale": [0.6, 1.0]},
+    },
     "hardware": {"accelerator": "cpu"},
 }
 

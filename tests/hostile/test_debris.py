@@ -15,11 +15,13 @@ import yaml
 
 from edgekit.errors import RunError
 from edgekit.files import write_text
+from edgekit.recipe import load
 from edgekit.run import Run
 from edgekit.temporary import remove_debris, scratch_folder, temporary_folder
 from edgekit.train.loop.checkpoint import read_checkpoint
 from edgekit.train.records.folders import complete, only_one
 from edgekit.train.records.unfinished import STARTED, after_interrupt, write_started
+from edgekit.train.stages.pipeline import train
 from tests.helpers.recipe_changes import TINY
 
 
@@ -195,7 +197,6 @@ def test_a_checkpoint_that_is_none_of_ours(content: object, reason: str, tmp_pat
 @pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY))
-    command = [sys.executable, "-m", "edgekit", "train", "recipe.yaml", "--run", "run", "--until", "pretrain"]
     code = """
         import torch, edgekit.train.loop.checkpoint as checkpoint
         fit = checkpoint.AtomicCheckpoints.save_checkpoint
@@ -212,14 +213,8 @@ def test_a_checkpoint_of_another_network_is_one_line(tmp_path: Path) -> None:
         main()
     """
     _killed_at("os.nothing", code, tmp_path)
-    done = subprocess.run(
-        [*command, "--set", "hardware.checkpoint_seconds=0"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "last.ckpt: damaged checkpoint: it holds other weights than this training has" in lines[0]
+    recipe = load(tmp_path / "recipe.yaml", ["hardware.checkpoint_seconds=0"])
+    with pytest.raises(
+        RunError, match=r"last\.ckpt: damaged checkpoint: it holds other weights than this training has"
+    ):
+        train(recipe, Run(tmp_path / "run"), until="pretrain")

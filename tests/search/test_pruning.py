@@ -141,6 +141,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str) -> Sear
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_a_larger_network_is_pruned_to_the_budget_and_compared_with_the_winner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_pruning: None
 ) -> None:

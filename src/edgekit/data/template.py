@@ -51,7 +51,7 @@ finetune:   # train the teacher on the label budget: start from a linear probe o
 distill:   # train the student on the predictions of the teacher for all images
   student: {{name: {student}, width: {student_width:g}{stem}}}   # the model for the device, of torchvision or timm, such as mobilenetv3_small_100
 {distill_loss}  temperature: {distill_temperature:g}   # above 1, the student also learns which wrong classes the teacher finds likely
-  mixup: 0.5   # mix each image with another one, at most half; 0: off
+  {mixup}
   labeled_weight: 0.0   # share of the loss on the true labels; the rest is the loss on the predictions of the teacher
   epochs: {distill_epochs}
   batch_size: {distill_batch}
@@ -83,6 +83,9 @@ task: recognition   # `edgekit export` gives the embedding alone; then `edgekit 
 _KEEPS_GEOMETRY = """\
   loss: feature   # the student also learns the teacher's embedding, by which a gallery recognizes classes without training
 """
+
+_MIXED = "mixup: 0.5   # mix each image with another one, at most half; 0: off"
+_NOT_MIXED = "mixup: 0.0   # off, so that images of classes that are not labeled here lie among the others as the teacher has them"
 
 # With fewer images, an epoch has few steps, and AdamW (tuned on digits) is better than SGD (tuned on CIFAR-10).
 _MANY = 10_000
@@ -267,6 +270,7 @@ def recipe_text(
         summary=_summary(layout),
         task=_MULTILABEL if layout.several else _RECOGNITION if task == "recognition" else "",
         distill_loss=_KEEPS_GEOMETRY if task == "recognition" else "",
+        mixup=_NOT_MIXED if task == "recognition" else _MIXED,
         file=file,
         name=json.dumps(name if name is not None else run_name(layout.name)),
         data="\n".join(_data_lines(layout)),

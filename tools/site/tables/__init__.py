@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tools.site.tables import accuracy, detectors, devices, int8, training
@@ -56,12 +57,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "gains": accuracy.gains,
     "methods": accuracy.methods,
     "students": devices.students,
-    "recognition": accuracy.recognition,
+    "recognition-digits": partial(accuracy.recognition, "recognition_digits"),
+    "recognition-cifar10": partial(accuracy.recognition, "recognition"),
     "anomaly": detectors.anomaly,
     "anomaly-peer": detectors.anomaly_peer,
     "anomaly-speed": detectors.anomaly_speed,
     "anomaly-trimmed": detectors.anomaly_trimmed,
-    "embeddings": accuracy.embeddings,
     "unknown": accuracy.unknown_scores,
     "finetuning": training.finetuning,
     "distillation": training.distillation,
