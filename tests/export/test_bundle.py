@@ -69,6 +69,8 @@ def test_the_bundle_says_what_is_in_it(bundle: Bundle) -> None:
 
 
 def test_golden_tensors_are_the_trained_models_own(bundle: Bundle) -> None:
+    with np.load(bundle.path / bundle.manifest.golden.path) as arrays:
+        assert set(arrays.files) == {"images", *(output.name for output in bundle.manifest.outputs)}
     images, logits = bundle.golden()
     assert images.shape == (16, 16, 16, 3)
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Packages that are installed for one test: folders with a distribution's metadata, put on the paths of this process and of its children."""
+"""Versions of installed packages; and packages that are installed for one test: folders with a distribution's metadata, put on the paths of
+this process and of its children.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,16 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+
+def version_of(distribution: str) -> tuple[int, int]:
+    """Return the first two numbers of an installed distribution's version."""
+    first, second = metadata.version(distribution).split(".")[:2]
+    return int(first), int(second)
 
 
 def installing(monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> Iterator[Callable[..., None]]:

@@ -171,7 +171,7 @@ def with_confidence(
 def write_geometry(folder: Path, geometry: Geometry) -> BundleFile:
     """Write where known images lie into a bundle's folder."""
     with atomic_write(folder / GEOMETRY_FILE) as stream:
-        np.savez(stream, allow_pickle=False, **{MEANS: geometry.means, WHITENING: geometry.whitening})
+        np.savez(stream, **{MEANS: geometry.means, WHITENING: geometry.whitening})  # type: ignore[arg-type]
     return BundleFile.of(folder, GEOMETRY_FILE)
 
 

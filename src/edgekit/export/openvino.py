@@ -63,8 +63,10 @@ def _save(model: Any, path: Path, *, half: bool = False) -> None:
     for place, operation in enumerate(model.get_ordered_ops()):
         if operation.get_friendly_name() == operation.get_name():
             operation.set_friendly_name(f"{operation.get_type_name()}.{place}")
+    ov = _openvino()
     with written_by_a_library(path.parent):
-        _openvino().save_model(model, path, compress_to_fp16=half)
+        ov.save_model(model, path, compress_to_fp16=half)
+        ov.Core().read_model(path)  # earlier releases than 2026.4 do not notice that the disk is full
 
 
 def fix_ir_batch(path: Path, batch: int) -> None:

@@ -167,7 +167,7 @@ def _rescue(folder: Path, output: Path) -> None:
 def write_golden(folder: Path, images: NDArray[np.uint8], outputs: dict[str, NDArray[np.float32]]) -> BundleFile:
     """Write the golden tensors: images (n, h, w, 3) uint8 and the trained model's outputs by name, float32 with n rows."""
     with atomic_write(folder / GOLDEN_FILE) as stream:
-        np.savez_compressed(stream, allow_pickle=False, images=images, **outputs)
+        np.savez_compressed(stream, images=images, **outputs)  # type: ignore[arg-type]
     return BundleFile.of(folder, GOLDEN_FILE)
 
 

@@ -107,7 +107,7 @@ class Staging:
     def keep_arrays(self, arrays: dict[str, NDArray[np.float32]]) -> None:
         """Store the trained model's outputs."""
         with atomic_write(self.path / _REFERENCE) as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
 
     def _record(self, id_: str) -> Path:
         return self.path / _VARIANTS / id_ / _RECORD

@@ -35,6 +35,7 @@ def _operators_part(reason: str) -> str:
     """The part of a message that names operators; empty if it has none."""
     for mark in (
         "No conversion rule found for operations:",
+        "does not support the following ONNX operations:",
         "Could not find an implementation for",
         "In Node,",
         "Fatal error:",

@@ -76,7 +76,7 @@ def _save(histograms: Mapping[str, ranges.Histogram], path: Path) -> None:
     extremes = np.array([[h.lowest, h.highest, h.reach] for h in histograms.values()])
     counts = np.array([h.counts for h in histograms.values()])
     with atomic_write(path) as stream:
-        np.savez(stream, allow_pickle=False, names=np.array(list(histograms)), extremes=extremes, counts=counts)
+        np.savez(stream, names=np.array(list(histograms)), extremes=extremes, counts=counts)
 
 
 def _load(path: Path) -> dict[str, ranges.Histogram] | None:

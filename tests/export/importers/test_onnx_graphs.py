@@ -29,6 +29,7 @@ from tests.helpers.foreign import (
     opened,
     rewritten,
 )
+from tests.helpers.packages import version_of
 
 OURS = [
     "image",
@@ -295,6 +296,8 @@ def test_what_changed_since_opset_17_is_put_in_its_words(tmp_path: Path, change:
     import onnxruntime as ort
 
     opset, nodes, constants = CHANGED[change]
+    if opset > 23 and version_of("onnxruntime") < (1, 24):
+        pytest.skip(f"this ONNX Runtime does not run opset {opset}, so that there is nothing to compare with")
     copies = []
     for n in nodes:
         copied = onnx.NodeProto()
