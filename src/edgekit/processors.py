@@ -30,6 +30,15 @@ def usable_cpus(root: Path = Path("/")) -> int:
     return max(1, min(allowed, int(quota))) if quota is not None else allowed
 
 
+def load_of_others() -> float | None:
+    """Return the system's load of the last minute if other programs leave this process no processor for itself; None otherwise.
+
+    The load counts waiting threads, of this process, too: it is of use before this process computes anything.
+    """
+    load = os.getloadavg()[0]
+    return load if load > 1.2 * usable_cpus() else None
+
+
 def narrowed_threads(root: Path = Path("/")) -> int:
     """Return the number of threads for a runtime whose default is the machine's number of processors; 0 if that default is right.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, second: float) -> list[str]:
         return times, 3.0
 
     monkeypatch.setattr(planning, "measure", measure)
+    monkeypatch.setattr(planning, "load_of_others", lambda: None)
     monkeypatch.setattr(planning._Planner, "_decoding", lambda self: 2.0)
     monkeypatch.setattr(planning._Planner, "_mirrored", lambda self: None)
     return measured
@@ -275,3 +277,45 @@ def test_float32_is_taken_where_native_bfloat16_is_clearly_slower(
     assert chosen.precision == taken
     assert f"{bf16:.3g} s of one core in bf16 and {fp32:.3g} s in fp32" in " ".join(chosen.measured)
     assert planning.torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("load", "several", "taken"), [(None, 5.0, None), (9.0, 5.0, 1), (9.0, 1.1, None), (9.0, 0.6, None)]
+)
+def test_one_thread_is_taken_where_it_is_faster_beside_other_programs(
+    load: float | None, several: float, taken: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of one thread takes 0.1 s, one of several threads `several` times as long."""
+    pretend(monkeypatch, 0.1)
+    pretended = planning.measure
+
+    def measure(recipe: Recipe, splits: Splits, *arguments: Any) -> Any:
+        times, took = pretended(recipe, splits, *arguments)
+        if recipe.hardware.threads is None:
+            for timed in (one for stage in times.values() for one in stage.trainings):
+                timed.ends[:] = [end * several for end in timed.ends]
+        return times, took
+
+    monkeypatch.setattr(planning, "measure", measure)
+    monkeypatch.setattr(planning, "load_of_others", lambda: load)
+    monkeypatch.setattr(planning.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(planning.torch, "set_num_threads", lambda threads: None)
+    chosen, _ = plan(LAYOUT, "10", 1200.0)
+    assert chosen.threads == taken
+    text = recipe_text(LAYOUT, labels="10", plan=chosen)
+    assert recipes.parse(recipes.read_yaml(text)).hardware.threads == taken
+
+
+def test_a_time_that_is_short_is_said_with_one_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 2.0)
+    said: list[str] = []
+    first, _ = plan(LAYOUT, "10", 900.0, said.append)
+    [note] = [line for line in said if line.startswith("note: ")]
+    found = re.search(r"(\d+) epochs? of pretraining fit, and (\d+) are better: give about --time (\d+)m", note)
+    assert found, note
+    epochs, better, minutes = map(int, found.groups())
+    assert epochs == first.pretrain_epochs < better
+    said.clear()
+    longer, _ = plan(LAYOUT, "10", 60.0 * minutes, said.append)
+    assert longer.pretrain_epochs >= 0.9 * better
+    assert not [line for line in said if line.startswith("note: ")]

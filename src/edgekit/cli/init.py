@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -208,12 +207,12 @@ def _measured(layout: Layout, labels: str | None, seconds: float | None) -> Reci
             raise EdgekitError("--time needs PyTorch to measure this machine", "install the extra [train]")
         echo("note: nothing was measured, because PyTorch is not installed here", err=True)
         return None
-    from edgekit.processors import configure_openmp, usable_cpus
+    from edgekit.processors import configure_openmp, load_of_others, usable_cpus
 
     configure_openmp()
     from edgekit.train.planning import plan
 
-    if (load := os.getloadavg()[0]) > 1.2 * usable_cpus():
+    if (load := load_of_others()) is not None:
         echo(
             f"note: other programs use this machine (load {load:.0f} on {usable_cpus()} CPUs): the recipe is planned for the rest",
             err=True,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit import progress
 from edgekit.cli.choices import override_option
-from edgekit.processors import configure_openmp
+from edgekit.processors import configure_openmp, load_of_others, usable_cpus
 from edgekit.shares import percent
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.terminal import echo, echo_json
@@ -19,6 +20,7 @@ from edgekit.text import counted, plural
 
 if TYPE_CHECKING:
     from edgekit.data.splits import Splits
+    from edgekit.recipe import Recipe
     from edgekit.result import Advice
     from edgekit.run import Run
     from edgekit.train.stages.pipeline import Report
@@ -105,7 +107,9 @@ def command(
         from edgekit.train.estimate import expected
 
         images.append(splits)
-        if reuse is None and (seconds := expected(loaded, splits, run, until)):
+        if until != "data":
+            _say_if_one_thread_may_be_faster(loaded)
+        if reuse is None and (seconds := expected(loaded, splits, run, until, say=progress.say)):
             seconds_by_stage = {
                 stage: value * (1 if stage in WITHOUT_LABELS else draws) for stage, value in seconds.items()
             }
@@ -123,6 +127,21 @@ def command(
         if not as_json:
             _next(run, list(reports))
     return 0
+
+
+def _say_if_one_thread_may_be_faster(recipe: Recipe) -> None:
+    """Several threads wait for one another at every operation, for as long as another program holds a processor."""
+    import torch
+
+    from edgekit.train.loop.devices import device_for
+
+    load, threads = load_of_others(), recipe.hardware.threads or torch.get_num_threads()
+    if load is not None and threads > 1 and device_for(recipe.hardware).type == "cpu":
+        echo(
+            f"note: other programs use this machine (load {load:.0f} on {usable_cpus()} CPUs): one thread may be faster than {threads}, "
+            "with --set hardware.threads=1",
+            err=True,
+        )
 
 
 def _say(report: Report, draw: int | None, as_json: bool) -> None:

@@ -107,6 +107,7 @@ class RecipePlan:
         finetune_steps: steps that fit; None if `auto` fits.
         supervised_steps: steps that fit; None if `auto` fits.
         precision: auto, or fp32 if that is faster.
+        threads: of the training on a CPU; None for PyTorch's choice.
         flip: whether the augmentation mirrors images.
         measured: comments for the recipe, one line each.
     """
@@ -119,6 +120,7 @@ class RecipePlan:
     finetune_steps: int | None = None
     supervised_steps: int | None = None
     precision: str = "auto"
+    threads: int | None = None
     flip: bool = True
     measured: tuple[str, ...] = ()
 
@@ -320,11 +322,16 @@ def _planned(values: _TemplateValues, plan: RecipePlan) -> _TemplateValues:
         finetune_steps=steps(plan.finetune_steps),
         supervised_epochs="auto",
         supervised_steps=steps(plan.supervised_steps),
-        hardware=""
-        if plan.precision == "auto"
-        else f"\nhardware:\n  precision: {plan.precision}   # was faster here\n",
+        hardware=_hardware(plan),
         measured="\n".join(f"# {line}" for line in plan.measured),
     )
+
+
+def _hardware(plan: RecipePlan) -> str:
+    lines = [] if plan.precision == "auto" else [f"  precision: {plan.precision}   # was faster here"]
+    if plan.threads is not None:
+        lines.append(f"  threads: {plan.threads}   # was faster here while other programs ran; null: all processors")
+    return "\n".join(["", "hardware:", *lines, ""]) if lines else ""
 
 
 def _data_lines(layout: Layout) -> list[str]:

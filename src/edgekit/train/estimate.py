@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 
@@ -110,7 +111,9 @@ def _scoring(stage: str, trainings: list[TimedTraining], splits: Splits) -> floa
     return _EVALUATIONS[stage] * more * _FORWARD * an_image
 
 
-def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) -> dict[str, float] | None:
+def expected(
+    recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1], say: Callable[[str], None] = lambda text: None
+) -> dict[str, float] | None:
     """Return the remaining seconds of each stage that is not complete; None if a measurement is not worthwhile.
 
     Args:
@@ -118,6 +121,7 @@ def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) 
         splits: its images.
         run: the run; complete stages take no time, an interrupted one its remaining time.
         until: the last stage.
+        say: called with a text before the measurement, which takes some seconds.
     """
     if world_size() > 1 or recipe.hardware.compile:
         return None  # all processes would have to measure; compilation takes longer than the steps
@@ -128,6 +132,7 @@ def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) 
     try:
         if not missing or _at_least(recipe, splits, missing) < _WORTH_IT:
             return None
+        say("measuring some steps of every stage")
         times, _ = measure(recipe, splits, missing[-1], run=run)
     except EdgekitError:
         return None  # the training itself will report the error

@@ -29,10 +29,11 @@ from edgekit.data.template import LabelCounts, RecipePlan, recipe_text
 from edgekit.errors import EdgekitError
 from edgekit.machine import cpu_name, has_native_bf16
 from edgekit.preprocess import Preprocessing
-from edgekit.processors import usable_cpus
+from edgekit.processors import load_of_others, usable_cpus
 from edgekit.progress import duration
 from edgekit.recipe import SMALL_IMAGE, Architecture, DataConfig, LabelCount, Recipe, settled
 from edgekit.sizes import ImageSize
+from edgekit.text import counted
 from edgekit.train.analysis.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told_apart
 from edgekit.train.estimate import StageTime, measure
 from edgekit.train.loop.devices import device_for
@@ -120,6 +121,7 @@ def plan(
         EdgekitError: the time is too short for any network, or a stage cannot be trained.
     """
     planner = _Planner(layout, labels, seconds, say, start_up)
+    planner.choose_threads()
     network = planner.choose()
     return planner.share_out(network)
 
@@ -131,9 +133,24 @@ class _Planner:
         self.layout, self.labels, self.seconds, self.say = layout, labels, seconds, say
         self.counts = LabelCounts.of(layout)
         self.start_up = start_up
+        self.threads: int | None = None
         self.decoding = self._decoding()
         self.mirrored = self._mirrored()
         self.flip = self.mirrored is None or self.mirrored < CLEARLY
+
+    def choose_threads(self) -> None:
+        """On a busy machine, choose one thread if a step is faster with it: several threads wait for one another at every operation."""
+        network = candidate_networks(self.layout.standard_side, self.layout.aspect)[0]
+        recipe, splits = self._recipe(network)
+        if load_of_others() is None or device_for(recipe.hardware).type != "cpu" or torch.get_num_threads() == 1:
+            return
+        self.say("measuring one thread and several")
+        seconds = dict[int | None, float]()
+        for threads in (None, 1):
+            times, _ = self._with_threads(threads, recipe, splits)
+            seconds[threads] = times["pretrain"].trainings[-1].step_seconds
+        if seconds[1] < _CLEARLY * seconds[None]:
+            self.threads = 1
 
     def choose(self) -> PlannedNetwork:
         """Return the largest network that gets the wanted epochs of pretraining, or else the cheapest."""
@@ -171,9 +188,16 @@ class _Planner:
             "distill": division.distill_epochs * distill,
             "fine-tuning and from scratch": division.of_labels,
         }
+        wanted = wanted_epochs(self.counts.pool)
+        if division.pretrain_epochs < wanted / 4:
+            more = total + (wanted - division.pretrain_epochs) * pretrain / (1 - DISTILLED)
+            self.say(
+                f"note: {duration(self.seconds)} is short for this machine now: {counted(division.pretrain_epochs, 'epoch')} of pretraining fit, "
+                f"and {wanted} are better: give about --time {math.ceil(more / 60)}m"
+            )
         chosen = RecipePlan(
             network.image_size, network.encoder, network.student, division.pretrain_epochs, division.distill_epochs if distill else "auto",
-            division.steps.get("finetune"), division.steps.get("supervised"), precision, self.flip,
+            division.steps.get("finetune"), division.steps.get("supervised"), precision, self.threads, self.flip,
             tuple(self._comments(times, shares, fixed, total, comparison)),
         )  # fmt: skip
         return chosen, total
@@ -183,15 +207,10 @@ class _Planner:
     ) -> tuple[str, str, dict[str, StageTime], float]:
         """Return whether float32 is faster than the bfloat16 of `auto`, by the processor time of one thread: with several threads, waiting
         on a busy machine takes processor time, too."""
-        spent, threads = dict[str, float](), torch.get_num_threads()
-        try:
-            for precision in ("bf16", "fp32"):
-                recipe, splits = self._recipe(network, precision)
-                alone = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"threads": 1})})
-                measured, _ = measure(alone, splits, "pretrain", _QUICK)
-                spent[precision] = measured["pretrain"].trainings[-1].processor_seconds
-        finally:
-            torch.set_num_threads(threads)
+        spent = dict[str, float]()
+        for precision in ("bf16", "fp32"):
+            measured, _ = self._with_threads(1, *self._recipe(network, precision))
+            spent[precision] = measured["pretrain"].trainings[-1].processor_seconds
         comparison = (
             f"a step of pretraining takes {spent['bf16']:.3g} s of one core in bf16 and {spent['fp32']:.3g} s in fp32"
         )
@@ -201,13 +220,29 @@ class _Planner:
         times, more = measure(recipe, splits)
         return "fp32", comparison, times, more
 
+    def _with_threads(self, threads: int | None, recipe: Recipe, splits: Splits) -> tuple[dict[str, StageTime], float]:
+        """Measure some steps of pretraining with so many threads; afterwards there are as many as before."""
+        before = torch.get_num_threads()
+        hardware = recipe.hardware.model_copy(update={"threads": threads})
+        try:
+            return measure(recipe.model_copy(update={"hardware": hardware}), splits, "pretrain", _QUICK)
+        finally:
+            torch.set_num_threads(before)
+
     def _free(self) -> float:
         return max(1.0, self.seconds - self.start_up - self.decoding)
 
     def _recipe(self, network: PlannedNetwork, precision: str = "auto") -> tuple[Recipe, Splits]:
         """Return the recipe that would be written, and stand-ins for its images, in the same number and size."""
         draft = RecipePlan(
-            network.image_size, network.encoder, network.student, 100, 100, precision=precision, flip=self.flip
+            network.image_size,
+            network.encoder,
+            network.student,
+            100,
+            100,
+            precision=precision,
+            threads=self.threads,
+            flip=self.flip,
         )
         recipe = recipes.parse(recipes.read_yaml(recipe_text(self.layout, labels=self.labels, plan=draft)))
         splits = stand_in(recipe, self.layout)
