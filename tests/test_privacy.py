@@ -77,7 +77,8 @@ from openvino.tools.ovc import telemetry
 telemetry.send_event("a", "b", "c")
 print(os.environ["ORT_DISABLE_TELEMETRY"])
 """
-    seen = observed(observer, tmp_path, "-c", code)
+    # Older releases of NNCF import matplotlib, which keeps a list of the fonts.
+    seen = observed(observer, tmp_path, "-c", code, MPLCONFIGDIR=str(tmp_path / "matplotlib"))
     assert seen.done.returncode == 0, seen.done.stderr
     assert (seen.done.stdout, seen.asked, seen.left) == ("1\n", [], [])
     chosen = observed(

@@ -190,7 +190,7 @@ class _Planner:
         }
         wanted = wanted_epochs(self.counts.pool)
         if division.pretrain_epochs < wanted / 4:
-            more = total + (wanted - division.pretrain_epochs) * pretrain / (1 - DISTILLED)
+            more = total + (wanted - division.pretrain_epochs) * pretrain / (1 - DISTILLED) / (1 - LABELS_SHARE)
             self.say(
                 f"note: {duration(self.seconds)} is short for this machine now: {counted(division.pretrain_epochs, 'epoch')} of pretraining fit, "
                 f"and {wanted} are better: give about --time {math.ceil(more / 60)}m"
