@@ -263,7 +263,9 @@ def test_what_is_no_recipe_says_where(tmp_path: Path, content: str | bytes, mess
 def test_a_missing_recipe_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no such recipe .*edgekit init"):
         recipes.load(tmp_path / "nope.yaml")
-    with pytest.raises(RecipeError, match="cannot be read: a folder, not a file"):
+    with pytest.raises(
+        RecipeError, match=r"a folder, not a recipe \(write a recipe for it with `edgekit init .* > recipe\.yaml`"
+    ):
         recipes.load(tmp_path)
 
 

@@ -10,6 +10,7 @@ from edgekit.pixel_range import PixelRange, check_pixel_range
 from edgekit.preprocess import MAX_PIXELS, Preprocessing
 from edgekit.recipe.part import SMALL_IMAGE, RecipePart, Text
 from edgekit.sizes import LEAST_SIDE, MOST_TRAINED, ImageSize, SizeBounds
+from edgekit.text import counted
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
 
@@ -128,6 +129,11 @@ class DataConfig(RecipePart):
         None, description="folder of the torchvision data sets; default torchvision/ in the cache"
     )
     download: bool = Field(False, description="let torchvision download a missing data set")
+
+    def test_set(self, count: int) -> str:
+        """Say where the test images are from, and how many they are."""
+        where = self.test if isinstance(self.test, str) else self.labeled or self.pool
+        return f"{where}: test set of {counted(count, 'image')}"
 
     @model_validator(mode="before")
     @classmethod

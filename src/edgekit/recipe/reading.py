@@ -109,6 +109,10 @@ def _text(path: Path) -> str:
             raise RecipeError("no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
         if error.too_large:
             raise RecipeError(f"not a recipe: more than {MOST_BYTES:,} bytes", "give a YAML file") from error
+        if path.is_dir():
+            raise RecipeError(
+                "a folder, not a recipe", f"write a recipe for it with `edgekit init {path} > recipe.yaml`"
+            ) from error
         raise RecipeError(f"cannot be read: {error.detail}", "give a text file in UTF-8") from error
 
 

@@ -78,6 +78,8 @@ def _machine(machine: Machine, uses: list[str]) -> ProvenanceGroup:
 
 def _commands(facts: ReportFacts) -> list[tuple[str, str]]:
     commands = []
+    if facts.stages:
+        commands.append((show.day(next(iter(facts.stages.values())).record.created), facts.command("train")))
     if facts.evaluation_result:
         commands.append((show.day(facts.evaluation_result.created), " ".join(facts.evaluation_result.command)))
     if facts.bundle and (command := facts.bundle.manifest.provenance.get("command")):

@@ -165,7 +165,8 @@ def _epochs(facts: ReportFacts, stage: str) -> str:
     known = facts.stages.get(stage)
     config = known.record.inputs.get("config") if known else None
     epochs = config.get("epochs") if isinstance(config, dict) else None
-    return f"{epochs or getattr(facts.recipe, stage).epochs} epochs"
+    epochs = epochs or getattr(facts.recipe, stage).epochs
+    return counted(epochs, "epoch") if isinstance(epochs, int) else f"{epochs} epochs"
 
 
 def steps(facts: ReportFacts) -> list[Step]:

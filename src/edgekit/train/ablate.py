@@ -248,7 +248,7 @@ class _Cells:
         """Add a cell to the results."""
         planned = next(planned for planned in self._plan.cells if planned.values == cell.values)
         data, splits = planned.recipe.data, self.images.of(planned.recipe.data)
-        self.ablation.data = f"{data.labeled or data.pool}: test set of {counted(len(splits.test), 'image')}"
+        self.ablation.data = data.test_set(len(splits.test))
         self.ablation.cells.append(cell)
         on_cell(self.ablation, trained)
 

@@ -213,9 +213,8 @@ def few_steps(facts: RunFacts) -> list[Advice]:
         what = {"pretrain": "", "distill": "agreement with the teacher"}.get(stage, "accuracy on the labels")
         number = f" ({what} {percent(top1)})" if what and top1 is not None else ""
         epochs = math.ceil(enough * seen.epochs / seen.steps)
-        found.append(
-            Advice(rule="few_steps", finding=f"{stage} had {seen.steps:,} steps{number}", change=f"set {stage}.epochs: {epochs}")
-        )  # fmt: skip
+        finding = f"{stage} had {seen.steps:,} steps{number}, of at least {enough:,}"
+        found.append(Advice(rule="few_steps", finding=finding, change=f"set {stage}.epochs: {epochs}"))
     return found
 
 
@@ -387,11 +386,12 @@ RULES: tuple[Rule, ...] = (
 
 
 def _pretrain_longer(facts: RunFacts) -> str:
-    """Return the change to twice the epochs of pretraining."""
+    """Return the change to twice the epochs of pretraining, or to as many as have enough steps."""
     pretrain = facts.stages.get("pretrain")
-    return (
-        "pretrain longer" if pretrain is None or not pretrain.epochs else f"set pretrain.epochs: {2 * pretrain.epochs}"
-    )
+    if pretrain is None or not pretrain.epochs:
+        return "pretrain longer"
+    few = pretrain.steps and math.ceil(ENOUGH_PRETRAINING * pretrain.epochs / pretrain.steps)
+    return f"set pretrain.epochs: {max(2 * pretrain.epochs, few or 0)}"
 
 
 def _badly_taught(facts: RunFacts) -> bool:

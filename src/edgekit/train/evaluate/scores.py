@@ -187,7 +187,7 @@ def score_run(
         scores += classifier_scores(name, logits[name], truth, splits.classes, how, objective.task)
         if not objective.one_class:
             _with_thresholds(scores, name, logits[name], truth, probed)
-    data = f"{recipe.data.labeled or recipe.data.pool}: test set of {counted(len(test), 'image')}"
+    data = recipe.data.test_set(len(test))
     evaluation = Evaluation(
         run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations,
         task=objective.task.name,
