@@ -30,13 +30,16 @@ def usable_cpus(root: Path = Path("/")) -> int:
     return max(1, min(allowed, int(quota))) if quota is not None else allowed
 
 
-def load_of_others() -> float | None:
-    """Return the system's load of the last minute if other programs leave this process no processor for itself; None otherwise.
+def load_of_others(least: float = 1.2) -> float | None:
+    """Return the system's load of the last minute if other programs use this machine; None otherwise.
 
     The load counts waiting threads, of this process, too: it is of use before this process computes anything.
+
+    Args:
+        least: load per processor; with more than 1, this process has no processor for itself.
     """
     load = os.getloadavg()[0]
-    return load if load > 1.2 * usable_cpus() else None
+    return load if load > least * usable_cpus() else None
 
 
 def narrowed_threads(root: Path = Path("/")) -> int:

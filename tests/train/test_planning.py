@@ -104,7 +104,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, second: float) -> list[str]:
         return times, 3.0
 
     monkeypatch.setattr(planning, "measure", measure)
-    monkeypatch.setattr(planning, "load_of_others", lambda: None)
+    monkeypatch.setattr(planning, "load_of_others", lambda least: None)
     monkeypatch.setattr(planning._Planner, "_decoding", lambda self: 2.0)
     monkeypatch.setattr(planning._Planner, "_mirrored", lambda self: None)
     return measured
@@ -297,7 +297,7 @@ def test_one_thread_is_taken_where_it_is_faster_beside_other_programs(
         return times, took
 
     monkeypatch.setattr(planning, "measure", measure)
-    monkeypatch.setattr(planning, "load_of_others", lambda: load)
+    monkeypatch.setattr(planning, "load_of_others", lambda least: load)
     monkeypatch.setattr(planning.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(planning.torch, "set_num_threads", lambda threads: None)
     chosen, _ = plan(LAYOUT, "10", 1200.0)

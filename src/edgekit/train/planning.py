@@ -142,7 +142,7 @@ class _Planner:
         """On a busy machine, choose one thread if a step is faster with it: several threads wait for one another at every operation."""
         network = candidate_networks(self.layout.standard_side, self.layout.aspect)[0]
         recipe, splits = self._recipe(network)
-        if load_of_others() is None or device_for(recipe.hardware).type != "cpu" or torch.get_num_threads() == 1:
+        if load_of_others(0.25) is None or device_for(recipe.hardware).type != "cpu" or torch.get_num_threads() == 1:
             return
         self.say("measuring one thread and several")
         seconds = dict[int | None, float]()
