@@ -8,7 +8,7 @@ and distillation see six classes alone: the unlabeled pool does not hold the fou
 calibration and evaluation at export do not.
 
 For each representation (raw pixels, a random encoder, the pretrained encoder, the teacher, the student distilled with `kd` and with `feature`,
-and each student's ONNX and OpenVINO variants):
+from plain and from mixed images, and the ONNX and OpenVINO variants of those from plain ones):
 
 - 1, 5 and 20 images a class of the four new classes make a gallery, and other images of these four are recognized: top-1 of the gallery's
   answers, mean and standard deviation over 20 draws; beside it top-1 of the nearest image's class;
@@ -116,7 +116,7 @@ def link_known(data: Data, work: Path, images: int) -> Path:
     return root
 
 
-def recipe_of(data: Data, folder: Path, loss: str, epochs: int) -> dict[str, Any]:
+def recipe_of(data: Data, folder: Path, loss: str, mixup: float, epochs: int) -> dict[str, Any]:
     """A short training: minutes on one core, far from what the networks could reach."""
     optimizer = {"name": "adamw", "lr": 0.003, "scale_lr": False}
     recipe: dict[str, Any] = {
@@ -131,7 +131,7 @@ def recipe_of(data: Data, folder: Path, loss: str, epochs: int) -> dict[str, Any
         },
         "finetune": {"epochs": 15, "consistency": {"enabled": False}},
         "distill": {
-            "student": {"name": "resnet10", "width": 0.125, "stem": "strided"}, "loss": loss, "mixup": 0.0,
+            "student": {"name": "resnet10", "width": 0.125, "stem": "strided"}, "loss": loss, "mixup": mixup,
             "epochs": epochs // 2, "batch_size": 256, "optimizer": optimizer,
         },
         "supervised": {"enabled": False},
@@ -170,9 +170,13 @@ def representations(work: Path, data: Data, images: int, epochs: int) -> Iterato
     folder = link_known(data, work, images)
     yield "raw pixels", lambda pixels: pixels.reshape(len(pixels), -1) / np.float32(127.5) - 1
     run: Any = None
-    for loss in ("kd", "feature"):
-        recipe = Recipe.read(recipe_of(data, folder, loss, epochs))
-        run = edgekit.train(recipe, run=work / f"run-{loss}-{images}-{epochs}", reuse=run)
+    for loss, mixup in (("kd", 0.0), ("feature", 0.0), ("kd", 0.5), ("feature", 0.5)):
+        recipe = Recipe.read(recipe_of(data, folder, loss, mixup, epochs))
+        name = f"{'mixed' if mixup else 'run'}-{loss}-{images}-{epochs}"
+        run = edgekit.train(recipe, run=work / name, reuse=run)
+        if mixup:
+            yield f"student, {loss}, mixed images", network_of(run.student())
+            continue
         if loss == "kd":
             torch.manual_seed(0)
             architecture = Architecture(name="resnet10", width=0.25, stem="strided")

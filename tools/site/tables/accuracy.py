@@ -118,6 +118,8 @@ _REPRESENTATIONS = {
     "student, feature": "student, `distill.loss: feature`",
     "student, feature: onnx-int8": "its INT8, ONNX Runtime",
     "student, feature: openvino-int8": "its INT8, OpenVINO",
+    "student, kd, mixed images": "student, `kd`, `distill.mixup: 0.5`",
+    "student, feature, mixed images": "student, `feature`, `distill.mixup: 0.5`",
 }
 
 
