@@ -39,7 +39,7 @@ def print_latencies(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[
         first = every[0]
         table = Table(
             title=f"{bundle.manifest.name}: {_TITLES[first.scenario].format(query=first.query or first.batch)} in ms; n: samples; "
-            "×fp32: times faster than fp32 in the same runtime",
+            "×fp32: times as fast as the float variant of the same runtime",
             title_justify="left",
             title_style="bold",
         )
