@@ -70,8 +70,21 @@ Acquire::Languages "none"; APT::Sandbox::User ""; Debug::NoLocking "1";
 def install(packed: Path, site: Path, version: str) -> None:
     """Unpack edgekit's wheel and the aarch64 wheels that it needs, for Python `version`, into the folder `site`."""
     shutil.rmtree(site, ignore_errors=True)
-    command = ["uv", "pip", "install", "--quiet", "--target", str(site), "--only-binary", ":all:"]
-    command += ["--python-platform", PLATFORM, "--python-version", version, f"{packed}[ort,openvino,litert]", *EMULATED]
+    emulated = site.with_name("emulated.txt")
+    emulated.write_text("\n".join(EMULATED))  # in place of the versions that edgekit asks for
+    command = [
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        str(site),
+        "--only-binary",
+        ":all:",
+        "--override",
+        str(emulated),
+    ]
+    command += ["--python-platform", PLATFORM, "--python-version", version, f"{packed}[ort,openvino,litert]"]
     done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:  # a wheel that does not exist is a finding, an index that does not answer is none
         out_of_reach = "failed to fetch" in done.stderr.lower()

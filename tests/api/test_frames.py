@@ -17,7 +17,7 @@ from edgekit.sizes import ImageSize
 from tests.helpers.image_folders import save
 
 HEIGHT, WIDTH = 24, 32
-TARGETS = ["onnx", "openvino", "litert", "micro", "executorch"]
+TARGETS = ["onnx", "openvino", "litert", "micro"]
 
 
 def frame(label: str, seed: int) -> Image.Image:

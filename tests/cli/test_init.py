@@ -55,8 +55,8 @@ def test_a_recipe_for_recognition_says_so_and_keeps_the_geometry() -> None:
     recipe, usual = recipe_for("photos/", "--task", "recognition"), recipe_for("photos/")
     assert (recipe.task, recipe.distill.loss, recipe.distill.mixup) == ("recognition", "feature", 0)
     assert (usual.task, usual.distill.loss) == ("classification", "kd")
-    loss = recipe.distill.model_copy(update={"loss": "kd"})
-    assert recipe.model_copy(update={"task": "classification", "distill": loss}) == usual
+    distill = recipe.distill.model_copy(update={"loss": "kd", "mixup": usual.distill.mixup})
+    assert recipe.model_copy(update={"task": "classification", "distill": distill}) == usual
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.kill.shim import State
 # What the commands import when they are called.
 _PREPARED = (
     "edgekit.cli.main", "edgekit.cli.train", "edgekit.cli.export", "edgekit.cli.bench", "edgekit.cli.report", "edgekit.cli.embed",
-    "edgekit.cli.ablate", "edgekit.train.stages.pipeline", "edgekit.train.ablate", "edgekit.train.analysis.embed",
+    "edgekit.cli.ablate", "edgekit.train.stages.pipeline", "edgekit.train.loop.engine", "edgekit.train.ablate", "edgekit.train.analysis.embed",
     "edgekit.train.analysis.feature_table",    "edgekit.export.pipeline", "edgekit.export.importers.runs", "edgekit.report.page",
     "edgekit.report.ablation", "edgekit.report.image_map",
     "edgekit.bench.rounds", "edgekit.runtimes.onnxruntime", "edgekit.runtimes.openvino", "onnxruntime", "openvino", "pyarrow.parquet",
