@@ -45,10 +45,10 @@ lint: $(VENV)/.installed-dev ## the house's arrows, spelling, style and types
 	$(BIN)/mypy
 
 test: lint ## lint, then the tests, of slow ones a few of each kind (PYTEST_ARGS='-m "not slow"' for the quick ones)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 -m "not extra" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25 -m "not extra" $(PYTEST_ARGS)
 
 test-all: lint ## lint, then every test there is
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25 $(PYTEST_ARGS)
 
 test-lowest: | $(filter $(PRIVATE_UV),$(UV)) ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	$(UV) venv --quiet --allow-existing --python '>=3.10' .venv-lowest
