@@ -29,7 +29,6 @@ from edgekit.sizes import ImageSize
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 from tests.helpers.exported import export
-from tests.helpers.packages import version_of
 
 NETWORKS = ["resnet18", "mobilenet_v3_small", "timm:tf_efficientnet_lite0"]
 FRAME = ImageSize(48, 64)
@@ -165,8 +164,6 @@ def test_a_fixed_batch_is_the_profile(tmp_path: Path) -> None:
 
 @needs_rtx
 def test_what_tensorrt_refuses_stops_the_export(tmp_path: Path) -> None:
-    if version_of("tensorrt-rtx-cu13") < (1, 7):
-        pytest.skip("this release builds the network for compute capability 7.5, too")
     with pytest.raises(ExportError, match=r"FP32 GEMM is not supported.* \(leave out compute capability 7\.5"):
         export(tmp_path / "a", targets=["trt-rtx"], precisions=["fp32"], compute_capabilities=("7.5",))
     assert not (tmp_path / "a").exists()

@@ -24,7 +24,6 @@ from edgekit.runtimes.tensorrt import (
 )
 from edgekit.runtimes.tensorrt.cache import EngineCache, read_record
 from tests.helpers import tensorrt_graphs
-from tests.helpers.packages import version_of
 from tests.helpers.tensorrt_graphs import RTX, built_here, pairs, silent, with_nodes
 from tests.helpers.tiny_bundle import SIZE
 
@@ -166,9 +165,8 @@ def test_what_a_release_does_not_have_is_refused(model: Path, tmp_path: Path) ->
     with pytest.raises(ExportError, match=r"cannot build for compute capability 8\.7 .*for a Jetson use --target trt"):
         build(model, tmp_path / "e", orin, silent)
     turing = RTX.model_copy(update={"compute_capabilities": ("7.5",)})
-    if version_of("tensorrt-rtx-cu13") >= (1, 7):  # earlier ones build this network for it
-        with pytest.raises(ExportError, match=r"leave out compute capability 7\.5"):
-            built_here(model, turing)
+    with pytest.raises(ExportError, match=r"leave out compute capability 7\.5"):
+        built_here(model, turing)
 
 
 def test_engines_are_kept_and_made_again_where_they_are_not_taken(model: Path, tmp_path: Path) -> None:
