@@ -72,18 +72,8 @@ def install(packed: Path, site: Path, version: str) -> None:
     shutil.rmtree(site, ignore_errors=True)
     emulated = site.with_name("emulated.txt")
     emulated.write_text("\n".join(EMULATED))  # in place of the versions that edgekit asks for
-    command = [
-        "uv",
-        "pip",
-        "install",
-        "--quiet",
-        "--target",
-        str(site),
-        "--only-binary",
-        ":all:",
-        "--override",
-        str(emulated),
-    ]
+    command = ["uv", "pip", "install", "--quiet", "--target", str(site), "--only-binary", ":all:"]
+    command += ["--override", str(emulated)]
     command += ["--python-platform", PLATFORM, "--python-version", version, f"{packed}[ort,openvino,litert]"]
     done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:  # a wheel that does not exist is a finding, an index that does not answer is none

@@ -19,6 +19,7 @@ from PIL import Image
 from edgekit.cli import main as command_line
 from edgekit.errors import EdgekitError
 from edgekit.export.inputs import ExportOptions
+from tests.helpers.click_runner import as_command
 from tests.helpers.recipe_changes import changed
 from tests.helpers.tiny_bundle import make_bundle
 
@@ -52,13 +53,7 @@ def edgekit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("EDGEKIT_DEBUG", "")  # and whatever --debug makes of it is undone
 
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["edgekit", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            command_line.main()
-        return int(exit_.value.code or 0), capsys.readouterr().err
-
-    return run
+    return lambda *arguments: as_command([*arguments], monkeypatch, capsys)
 
 
 def photos(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 20) -> None:

@@ -93,7 +93,7 @@ def test_a_trained_network_is_verified(bundle: Bundle) -> None:
     variant, _ = micro(bundle)
     assert (variant.status, variant.executed, variant.runtime) == ("verified", True, "tflite-micro")
     assert variant.parity is not None
-    assert variant.parity.agreement >= 0.9
+    assert variant.parity.agreement == 1
     assert variant.parity.figures["embedding_cosine"] > 0.99
     assert variant.agreement is not None
     assert variant.agreement > 0.97
@@ -102,7 +102,7 @@ def test_a_trained_network_is_verified(bundle: Bundle) -> None:
     assert session.batch == 1
     images, logits = bundle.golden()
     found = np.concatenate([session.run(image[None]) for image in images])
-    assert (found.argmax(1) == logits.argmax(1)).mean() == variant.parity.agreement
+    assert (found.argmax(1) == logits.argmax(1)).all()
     session.close()
 
 

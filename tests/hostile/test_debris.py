@@ -15,13 +15,12 @@ import yaml
 
 from edgekit.errors import RunError
 from edgekit.files import write_text
-from edgekit.recipe import load
 from edgekit.run import Run
 from edgekit.temporary import remove_debris, scratch_folder, temporary_folder
 from edgekit.train.loop.checkpoint import read_checkpoint
 from edgekit.train.records.folders import complete, only_one
 from edgekit.train.records.unfinished import STARTED, after_interrupt, write_started
-from edgekit.train.stages.pipeline import train
+from tests.helpers.click_runner import as_command
 from tests.helpers.recipe_changes import TINY
 
 
@@ -195,7 +194,9 @@ def test_a_checkpoint_that_is_none_of_ours(content: object, reason: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_network_is_one_line(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY))
     code = """
         import torch, edgekit.train.loop.checkpoint as checkpoint
@@ -213,8 +214,9 @@ def test_a_checkpoint_of_another_network_is_one_line(tmp_path: Path) -> None:
         main()
     """
     _killed_at("os.nothing", code, tmp_path)
-    recipe = load(tmp_path / "recipe.yaml", ["hardware.checkpoint_seconds=0"])
-    with pytest.raises(
-        RunError, match=r"last\.ckpt: damaged checkpoint: it holds other weights than this training has"
-    ):
-        train(recipe, Run(tmp_path / "run"), until="pretrain")
+    options = ["--run", str(tmp_path / "run"), "--until", "pretrain", "--set", "hardware.checkpoint_seconds=0"]
+    code_, errors = as_command(["train", str(tmp_path / "recipe.yaml"), *options], monkeypatch, capsys)
+    assert code_ == 2, errors
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "last.ckpt: damaged checkpoint: it holds other weights than this training has" in lines[0]

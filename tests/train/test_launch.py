@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgekit.cli.train import command as train_command
-from edgekit.errors import EdgekitError
-from tests.helpers.click_runner import invoke
+from tests.helpers.click_runner import as_command
 from tests.helpers.patience import until
 from tests.helpers.processes import kill_alone
 from tests.helpers.recipe_changes import TINY, changed
@@ -96,10 +94,15 @@ def test_a_killed_process_stops_the_others_and_the_same_command_goes_on(tmp_path
     ],
 )
 def test_other_processes_than_asked_for_are_refused(
-    arguments: list[str], environment: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    arguments: list[str], environment: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(EdgekitError, match=message):
-        invoke(train_command, [str(written(tmp_path)), "--run", str(tmp_path / "run"), *arguments])
+    code, errors = as_command(
+        ["train", str(written(tmp_path)), "--run", str(tmp_path / "run"), *arguments], monkeypatch, capsys
+    )
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()

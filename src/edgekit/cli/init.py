@@ -117,9 +117,9 @@ def command(
     from edgekit.models.teacher_source import teacher_source
     from edgekit.recipe import parse, read_yaml
 
-    if output is not None and output.exists() and not force:
-        raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
     if output is not None:
+        if output.exists() and not force:
+            raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
         check_writable_file(output)
     if no_measure and seconds is not None:
         raise EdgekitError("--time and --no-measure cannot be combined: --time needs a measurement", "leave one out")

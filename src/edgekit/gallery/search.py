@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_SIMILARITIES = 1 << 24  # in memory at a time: 64 MB
-_NONE = -2  # less than any cosine: there is no row
+NO_ROW = -2  # the similarity with a class that has no row: less than any cosine
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -55,7 +55,7 @@ def leave_one_out(
     starts: NDArray[np.int64],
     neighbors: Sequence[int],
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """As `nearest_of_each_class`, without the row that each query is: -2 for a class that has no other row.
+    """As `nearest_of_each_class`, without the row that each query is: `NO_ROW` for a class that has no other row.
 
     Args:
         queries: unit vectors (m, d), the images of these rows, embedded by the same or by another variant.
@@ -65,7 +65,7 @@ def leave_one_out(
     """
     for part in _blocks(len(queries), len(rows)):
         found = similarities(queries[part], rows)
-        found[np.arange(len(found)), positions[part]] = _NONE
+        found[np.arange(len(found)), positions[part]] = NO_ROW
         yield part, _means(found, starts, neighbors)
 
 
@@ -88,9 +88,9 @@ def _means(found: NDArray[np.float32], starts: NDArray[np.int64], neighbors: Seq
         if number:
             nearest = np.maximum.reduceat(found, starts, axis=1)
         here = found == np.repeat(nearest, counts, axis=1)
-        equal = np.where(nearest > _NONE, np.add.reduceat(here, starts, axis=1, dtype=np.int64), 0)
+        equal = np.where(nearest > NO_ROW, np.add.reduceat(here, starts, axis=1, dtype=np.int64), 0)
         more = np.minimum(equal, wanted - taken)
         totals += more * nearest
         taken += more
-        found[here] = _NONE
-    return np.where(taken > 0, totals / np.maximum(taken, 1), _NONE).astype(np.float32)
+        found[here] = NO_ROW
+    return np.where(taken > 0, totals / np.maximum(taken, 1), NO_ROW).astype(np.float32)

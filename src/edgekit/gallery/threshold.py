@@ -1,10 +1,11 @@
 """How a gallery decides, from its own images alone: how many images of a class count, and below which similarity an image is unknown.
 
-The number is the one with which most images are recognized, each left out in turn. For each image, the *impostor* similarity is the largest with
-any other class: what an image of an unknown class would get. The
-threshold is the order statistic of split conformal prediction (`edgekit.conformal`): above it lies a further impostor with a probability of
-at most a if it is like these n. That needs n ≥ 1/a - 1, and fewer give no threshold. The images of one class are alike, so the rate holds for
-classes like those of the gallery, not for any image at all; and few classes say little about others, however many images they have: then the
+The number is the one with which most images are recognized, each left out in turn.
+
+For each image, the *impostor* similarity is the largest with any other class: what an image of an unknown class would get. The threshold is
+the order statistic of split conformal prediction (`edgekit.conformal`): above it lies a further impostor with a probability of at most a if
+it is like these n. That needs n ≥ 1/a - 1, and fewer give no threshold. The images of one class are alike, so the rate holds for classes
+like those of the gallery, not for any image at all; and few classes say little about others, however many images they have: then the
 threshold carries a note.
 """
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from edgekit.conformal import fewest_samples, rank_beyond
 from edgekit.errors import DataError, check_range
 from edgekit.gallery.record import SIMILARITIES, Threshold
-from edgekit.gallery.search import leave_one_out
+from edgekit.gallery.search import NO_ROW, leave_one_out
 from edgekit.shares import percent
 from edgekit.text import counted
 
@@ -40,7 +41,7 @@ def choose_neighbors(vectors: NDArray[np.float32], counts: NDArray[np.int64]) ->
     if len(options) < 2 or len(counts) < 2:
         return 1
     genuine, impostor = _left_out(vectors, counts, options)
-    return options[int(((genuine > impostor) & (genuine > -2)).sum(1).argmax())]
+    return options[int(((genuine > impostor) & (genuine > NO_ROW)).sum(1).argmax())]
 
 
 def calibrate(
@@ -66,7 +67,7 @@ def calibrate(
     if value is not None:
         check_range("threshold", value, *SIMILARITIES)
     (genuine,), (impostor,) = _left_out(vectors, counts, [neighbors])
-    others = impostor[impostor > -2]
+    others = impostor[impostor > NO_ROW]
     note = ""
     if false_accepts is not None:
         k, needed = rank_beyond(false_accepts, len(others)), fewest_samples(false_accepts)
@@ -81,7 +82,7 @@ def calibrate(
                 f"only {counted(len(counts), 'class', 'classes')} stood for unknown ones, and the images of a class are alike: the real share "
                 "of false accepts may be several times as large; measure it with `edgekit gallery test`"
             )
-    known = genuine > -2
+    known = genuine > NO_ROW
     count = int(known.sum())
     return Threshold(
         value=value,
@@ -117,7 +118,7 @@ def _left_out(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """For each of some images, its similarity with its own class without it, and the largest with any other class.
 
-    Each is (k, m), for k numbers of neighbors; -2 where there is none.
+    Each is (k, m), for k numbers of neighbors; `NO_ROW` where there is none.
     """
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -127,6 +128,6 @@ def _left_out(
     for part, found in leave_one_out(vectors[chosen], chosen, vectors, starts, neighbors):
         each, own = np.arange(found.shape[1]), labels[chosen[part]]
         genuine[:, part] = found[:, each, own]
-        found[:, each, own] = -2
+        found[:, each, own] = NO_ROW
         impostor[:, part] = found.max(2)
     return genuine, impostor

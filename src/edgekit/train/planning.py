@@ -140,9 +140,10 @@ class _Planner:
 
     def choose_threads(self) -> None:
         """On a busy machine, choose one thread if a step is faster with it: several threads wait for one another at every operation."""
-        network = candidate_networks(self.layout.standard_side, self.layout.aspect)[0]
-        recipe, splits = self._recipe(network)
-        if load_of_others(0.25) is None or device_for(recipe.hardware).type != "cpu" or torch.get_num_threads() == 1:
+        if load_of_others(0.25) is None or torch.get_num_threads() == 1:
+            return
+        recipe, splits = self._recipe(candidate_networks(self.layout.standard_side, self.layout.aspect)[0])
+        if device_for(recipe.hardware).type != "cpu":
             return
         self.say("measuring one thread and several")
         seconds = dict[int | None, float]()
@@ -235,15 +236,8 @@ class _Planner:
     def _recipe(self, network: PlannedNetwork, precision: str = "auto") -> tuple[Recipe, Splits]:
         """Return the recipe that would be written, and stand-ins for its images, in the same number and size."""
         draft = RecipePlan(
-            network.image_size,
-            network.encoder,
-            network.student,
-            100,
-            100,
-            precision=precision,
-            threads=self.threads,
-            flip=self.flip,
-        )
+            network.image_size, network.encoder, network.student, 100, 100, precision=precision, threads=self.threads, flip=self.flip,
+        )  # fmt: skip
         recipe = recipes.parse(recipes.read_yaml(recipe_text(self.layout, labels=self.labels, plan=draft)))
         splits = stand_in(recipe, self.layout)
         return settled(recipe, len(splits.pool), len(splits.labeled)), splits

@@ -129,11 +129,17 @@ def recognition(name: str) -> str:
     rows = []
     for representation, shown in _REPRESENTATIONS.items():
         row = measured[representation]
-        shots = [
-            f"{percents(row[f'{count}-shot']['top1'])} ({percents(row[f'{count}-shot']['top1_of_the_nearest_image'])})"
-            for count in (1, 5, 20)
-        ]
-        rows.append([shown, shots[0].partition(" (")[0], *shots[1:], f"{row['auroc']:.2f}"])
+        shots = [row[f"{count}-shot"] for count in (1, 5, 20)]
+        one, *more = (percents(shot["top1"]) for shot in shots)  # of one image a class, the nearest is the only one
+        nearest = (percents(shot["top1_of_the_nearest_image"]) for shot in shots[1:])
+        rows.append(
+            [
+                shown,
+                one,
+                *(f"{top1} ({by_one})" for top1, by_one in zip(more, nearest, strict=True)),
+                f"{row['auroc']:.2f}",
+            ]
+        )
     return table(["", "1 image, %", "5 images, %", "20 images, %", "AUROC"], rows)
 
 

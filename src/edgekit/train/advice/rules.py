@@ -212,9 +212,10 @@ def few_steps(facts: RunFacts) -> list[Advice]:
             continue
         what = {"pretrain": "", "distill": "agreement with the teacher"}.get(stage, "accuracy on the labels")
         number = f" ({what} {percent(top1)})" if what and top1 is not None else ""
-        epochs = math.ceil(enough * seen.epochs / seen.steps)
         finding = f"{stage} had {seen.steps:,} steps{number}, of at least {enough:,}"
-        found.append(Advice(rule="few_steps", finding=finding, change=f"set {stage}.epochs: {epochs}"))
+        found.append(
+            Advice(rule="few_steps", finding=finding, change=f"set {stage}.epochs: {_enough_epochs(seen, enough)}")
+        )
     return found
 
 
@@ -390,8 +391,12 @@ def _pretrain_longer(facts: RunFacts) -> str:
     pretrain = facts.stages.get("pretrain")
     if pretrain is None or not pretrain.epochs:
         return "pretrain longer"
-    few = pretrain.steps and math.ceil(ENOUGH_PRETRAINING * pretrain.epochs / pretrain.steps)
-    return f"set pretrain.epochs: {max(2 * pretrain.epochs, few or 0)}"
+    return f"set pretrain.epochs: {max(2 * pretrain.epochs, _enough_epochs(pretrain, ENOUGH_PRETRAINING))}"
+
+
+def _enough_epochs(seen: StageFacts, steps: int) -> int:
+    """Return the epochs that have so many steps; 0 where the stage's own are unknown."""
+    return math.ceil(steps * seen.epochs / seen.steps) if seen.epochs and seen.steps else 0
 
 
 def _badly_taught(facts: RunFacts) -> bool:
