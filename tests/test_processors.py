@@ -30,13 +30,13 @@ several = pytest.mark.skipif(
 _THREADS = """
 import json, os, sys
 from pathlib import Path
-import numpy as np, onnx
 if sys.argv[1] == "one":
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 elif sys.argv[1] == "refused":
     try: os.sched_setaffinity(0, os.sched_getaffinity(0))
     except PermissionError: pass
     else: sys.exit("setting an affinity is not refused")
+import numpy as np, onnx  # not earlier: some versions of NumPy start threads here
 from edgekit.runtimes import open_session
 from edgekit.runtimes.streams import open_streams
 from edgekit.quantize.ranges import observing

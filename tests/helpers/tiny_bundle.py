@@ -57,7 +57,7 @@ def write_openvino(path: Path, source: Path) -> None:
     """The IR of an ONNX file: `path` (.xml) and its .bin, weights compressed to FP16."""
     import openvino as ov
 
-    ov.save_model(ov.convert_model(source), path, compress_to_fp16=True)
+    ov.save_model(ov.Core().read_model(source), path, compress_to_fp16=True)
 
 
 def write_tflite(path: Path, source: Path, batch: int | None = None) -> None:

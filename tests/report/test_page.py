@@ -18,6 +18,7 @@ from PIL import Image
 
 from edgekit.report import charts
 from edgekit.report.page import write_report
+from edgekit.terms import TERMS
 from tests.helpers.report_sample import make_answers, make_remote, make_run
 
 HOSTILE = [
@@ -27,7 +28,7 @@ HOSTILE = [
     "ünï & 猫",
     "a" * 80,
 ]
-SECTIONS = ("advice", "accuracy", "mistakes", "variants", "latency", "training", "views", "data", "provenance")
+SECTIONS = ("advice", "accuracy", "mistakes", "variants", "latency", "training", "views", "data", "terms", "provenance")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,7 @@ def test_the_page_is_whole_and_asks_for_nothing(report: Path, opened: Callable[.
     assert seen.complaints == []
     assert seen.requests == []
     assert report.stat().st_size < 1_500_000
+    assert seen.page.locator("#variants td code, #variants th code").all_inner_texts() == ["edgekit export <RUN>"]
 
 
 def test_every_chart_is_drawn_from_the_data(report: Path, opened: Callable[..., Opened]) -> None:
@@ -164,6 +166,29 @@ def test_mistakes_and_advice_are_shown(report: Path, opened: Callable[..., Opene
 def evaluation_of(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((run / "evaluate" / "evaluation.json").read_text())
     return content
+
+
+def test_terms_of_the_page_are_explained(report: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(report, viewport={"width": 1280, "height": 900}).page
+    shown = page.locator("#terms dt").all_inner_texts()
+    assert {"pool", "kNN", "SQNR", "McNemar's p", "p50", "verified"} <= set(shown)
+    assert not {"detector", "PRO", "mAP"} & set(shown), "of other tasks"
+    assert shown == [term.name for terms in TERMS.values() for term in terms if term.name in shown]
+
+
+@pytest.mark.parametrize("guessing", [0.1, 0.95])
+def test_a_student_that_guesses_is_called_so(
+    whole: Path, tmp_path: Path, opened: Callable[..., Opened], guessing: float
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "weak"))
+    content = evaluation_of(run)
+    content["measurement"]["guessing"] = guessing
+    (run / "evaluate" / "evaluation.json").write_text(json.dumps(content))
+    seen = opened(write_report(run).path, viewport={"width": 390, "height": 844})
+    said = "no better than guessing"
+    assert [said in seen.page.inner_text(place) for place in ("h1", ".tile")] == [guessing > 0.9] * 2
+    assert f"guessing: {100 * guessing:.1f}" in seen.page.inner_text(".tile")
+    assert seen.overflow() <= 0
 
 
 @pytest.mark.parametrize("classes", [2, 30, 31, 100])

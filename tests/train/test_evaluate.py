@@ -19,11 +19,14 @@ from PIL import Image
 from torch import nn
 
 from edgekit import recipe as recipes
+from edgekit import terms
 from edgekit.cli.findings import calibration_lines
 from edgekit.data.images import ImageSet
 from edgekit.errors import DataError
 from edgekit.files import sha256
+from edgekit.result import Result
 from edgekit.run import Run
+from edgekit.shares import percent
 from edgekit.train.evaluate import knn, linear_probe, neighbors_for, outputs
 from edgekit.train.evaluate.few_shot import Shots, few_shot, few_shot_scores, logistic, nearest_centroid
 from edgekit.train.evaluate.probes import linear_model
@@ -147,6 +150,7 @@ PROCESS = """
 import sys, torch
 from torch import distributed as dist
 from edgekit import recipe as recipes
+from edgekit import terms
 from edgekit.data.splits import load_splits
 from edgekit.models.encoders import build_encoder
 from edgekit.train.evaluate.online import online
@@ -323,6 +327,20 @@ def test_the_table_fits_eighty_columns_with_each_protocol_once(
     assert "10-shot logistic" in text
     assert "student minus the same network from scratch: " in text
     assert "[1] frozen encoder" in text
+    truth = Result.read(tmp_path / "run/evaluate/evaluation.json").measurement
+    counts = json.loads((tmp_path / "run/data/splits.json").read_text())["test"]["per_class"].values()
+    assert truth.guessing == max(counts) / sum(counts)
+    assert f"guessing the most frequent class: {percent(truth.guessing)}" in text
+    explained = [term.name for term in terms.used(text) if f"\n{term.name}: {term.meaning[:20]}" in text]
+    assert explained == [
+        "top-1",
+        "kNN",
+        "nearest centroid",
+        "logistic regression",
+        "linear probe",
+        "ECE",
+        "NLL",
+    ]
 
 
 def test_the_temperature_of_the_probe_set_is_measured_on_the_test_set() -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from edgekit.result import Evaluation, Score
 
 
+_ERRORS = ("ECE", "NLL")  # of the lines about calibration
+
+
 def _shots(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     try:
         shots = sorted({int(part) for part in text.split(",") if part.strip()})
@@ -71,13 +74,17 @@ def _print(measured: Evaluation) -> None:
     from rich import box
     from rich.table import Table
 
-    from edgekit import tasks
+    from edgekit import tasks, terms
     from edgekit.cli.findings import WIDTH, advice_lines, calibration_lines, difference_lines, draw_lines, paragraph
 
     protocols = list(dict.fromkeys(map(_protocol, measured.scores)))
     console = new_console()
     console.width = min(console.width, WIDTH)
-    table = Table("model", "metric", box=box.SIMPLE_HEAD, title=measured.data, title_justify="left")
+    title = measured.data
+    if measured.guessing is not None:
+        title += f"; guessing the most frequent class: {percent(measured.guessing)}"
+    echo(*paragraph(title, rest="  "))
+    table = Table("model", "metric", box=box.SIMPLE_HEAD)
     task = tasks.find(measured.task)
     for name in ("score" if task.alarms or task.of_class else task.quality, "images", "how"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -87,7 +94,10 @@ def _print(measured: Evaluation) -> None:
         how = f"[{protocols.index(_protocol(score)) + 1}]"
         table.add_row(score.model, metric, f"{percent(score.value)}{spread}", str(score.samples), how)
     console.print(table)
-    echo(*(line for i, text in enumerate(protocols, 1) for line in paragraph(text, f"[{i}] ")), "")
+    notes = [paragraph(text, f"[{i}] ") for i, text in enumerate(protocols, 1)]
+    said = " ".join([*(score.metric for score in measured.scores), *(_ERRORS if measured.calibrations else ())])
+    notes += [paragraph(f"{term.name}: {term.meaning}", rest="  ") for term in terms.used(said)]
+    echo(*(line for lines in notes for line in lines), "")
 
     per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
     if per_class:

@@ -21,6 +21,7 @@ from edgekit.report import format as show
 from edgekit.report.facts import ReportFacts, collect
 from edgekit.report.headline import Headline, headline
 from edgekit.result import now
+from edgekit.terms import used
 from edgekit.text import visible
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["commands"] = _commands
+    made.filters["terms"] = used
     return made
 
 
@@ -175,7 +177,8 @@ def _commands(text: str) -> str:
     """Return a sentence with its commands, which messages put between backticks, as code; all else is escaped."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)))  # escaped
+    # As a plain string: a Markup, which joins what is found, would escape the new tags.
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def resource(name: str) -> str:

@@ -49,6 +49,8 @@ def lead(facts: ReportFacts, top: Headline) -> str:
     if top.shipped is not None and facts.bundle is not None:
         verified = sum(v.status == "verified" for v in facts.bundle.manifest.variants)
         model = f"a {'detector' if facts.detects else 'model'} of {show.size(top.shipped.bytes)}, verified in {_many(verified, 'variant')}"
+        if top.guessing:
+            model += ", that is no better than guessing"
         return f"{text} to {model}." if text else f"{model[0].upper()}{model[1:]}."
     return f"{text}." if text else "This run is not complete yet."
 
@@ -67,7 +69,10 @@ def _student(facts: ReportFacts, top: Headline) -> Tile:
     note = f"{metric} on {show.count(top.student.samples)} test images"
     if ends := interval(facts.task, top.student):
         note += f"; 95\u00a0% interval {show.hundredths(ends[0])} to {show.hundredths(ends[1])}"
-    return Tile(f"{model} {facts.task.quality}", show.hundredths(top.student.value), "%", note)
+    if facts.evaluation and facts.evaluation.guessing is not None:
+        note += f"; guessing: {show.percent(facts.evaluation.guessing)}"
+    name = f"{model} {facts.task.quality}" + (": no better than guessing" if top.guessing else "")
+    return Tile(name, show.hundredths(top.student.value), "%", note, loss=top.guessing)
 
 
 def _int8(facts: ReportFacts, top: Headline) -> Tile:

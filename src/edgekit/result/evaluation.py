@@ -106,6 +106,11 @@ class Evaluation(ResultPart):
     run: str
     data: str = Field(description="what the test set is")
     scores: list[Score]
+    guessing: float | None = Field(
+        None, ge=0, le=1,
+        description="accuracy of naming the most frequent class of the test set for every image; null where images have no single class, "
+        "and in older results",
+    )  # fmt: skip
     classes: list[str] = Field(
         default_factory=list, description="names, in the order of the class numbers in the answers"
     )

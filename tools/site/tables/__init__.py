@@ -23,6 +23,8 @@ from tools.site.tables import accuracy, detectors, devices, int8, training
 from tools.site.tables.formats import ROOT, read
 from tools.site.tables.numbers import NUMBERS
 
+from edgekit.terms import TERMS
+
 __all__ = ["NUMBERS", "ROOT", "TABLES", "filled", "marked", "pages", "read"]
 
 _MARKED = re.compile(
@@ -51,6 +53,16 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def terms() -> str:
+    """Return the terms of reports and tables with their meanings, by subject."""
+    lines = []
+    for subject, found in TERMS.items():
+        lines += [f"## {subject}", "", "| term | meaning |", "|---|---|"]
+        lines += [f"| {term.name} | {term.meaning} |" for term in found]
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cifar10": accuracy.cifar10,
     "promise": accuracy.promise,
@@ -63,6 +75,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "anomaly-peer": detectors.anomaly_peer,
     "anomaly-speed": detectors.anomaly_speed,
     "anomaly-trimmed": detectors.anomaly_trimmed,
+    "terms": terms,
     "unknown": accuracy.unknown_scores,
     "finetuning": training.finetuning,
     "distillation": training.distillation,

@@ -190,7 +190,7 @@ def score_run(
     data = recipe.data.test_set(len(test))
     evaluation = Evaluation(
         run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations,
-        task=objective.task.name,
+        task=objective.task.name, guessing=share_of(int(truth.bincount().max()), len(truth)) if objective.one_class else None,
     )  # fmt: skip
     return evaluation, answers_of(logits, test) if objective.one_class else None, student
 
