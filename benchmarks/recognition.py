@@ -39,7 +39,7 @@ from edgekit.bundle import Bundle
 from edgekit.files import write_json
 from edgekit.gallery.search import nearest_of_each_class, unit
 from edgekit.gallery.testing import auroc
-from edgekit.gallery.threshold import calibrate, choose_neighbors
+from edgekit.gallery.threshold import calibrate
 from edgekit.machine import this_machine
 from edgekit.models.encoders import build_encoder
 from edgekit.models.trained import TrainedNetwork
@@ -208,7 +208,7 @@ def few_shot(
         for draw in range(DRAWS):
             rows = drawn(labels, shots, draw)
             counts = np.full(len(rows) // shots, shots)
-            neighbors.append(choose_neighbors(vectors[rows], counts))
+            neighbors.append(calibrate(vectors[rows], counts)[0])
             for chosen, results in ((neighbors[-1], top1), (1, nearest)):
                 decided = similarities(queries[0], vectors[rows], shots, chosen).argmax(1)
                 results.append(float((decided == queries[1]).mean()))
@@ -238,12 +238,11 @@ def known_or_not(
     for draw in range(DRAWS):
         rows = drawn(labels, 20, draw)
         counts = np.full(len(rows) // 20, 20)
-        neighbors = choose_neighbors(vectors[rows], counts)
+        neighbors, threshold = calibrate(vectors[rows], counts)
         near = [similarities(asked, vectors[rows], 20, neighbors).max(1) for asked in (known, new)]
         areas.append(auroc(near[0], near[1]))
-        threshold = calibrate(vectors[rows], counts, neighbors=neighbors).value
-        accepted.append(float((near[1] > threshold).mean()))
-        rejected.append(float((near[0] <= threshold).mean()))
+        accepted.append(float((near[1] > threshold.value).mean()))
+        rejected.append(float((near[0] <= threshold.value).mean()))
     return {
         "auroc": round(float(np.mean(areas)), 4),
         "auroc_std": round(float(np.std(areas)), 4),

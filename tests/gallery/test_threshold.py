@@ -13,7 +13,7 @@ from edgekit.conformal import fewest_samples
 from edgekit.errors import DataError
 from edgekit.gallery.search import unit
 from edgekit.gallery.testing import auroc
-from edgekit.gallery.threshold import NEIGHBORS, calibrate, choose_neighbors, require_value
+from edgekit.gallery.threshold import NEIGHBORS, calibrate, require_value
 
 
 def some_vectors(count: int, seed: int = 0) -> np.ndarray:
@@ -54,7 +54,8 @@ def naive(
 def test_it_is_what_its_definition_says(counts: list[int], rate: float, neighbors: int) -> None:
     vectors = some_vectors(sum(counts))
     labels = [c for c, count in enumerate(counts) for _ in range(count)]
-    found = calibrate(vectors, np.array(counts), neighbors=neighbors, false_accepts=rate)
+    chosen, found = calibrate(vectors, np.array(counts), neighbors=[neighbors], false_accepts=rate)
+    assert chosen == neighbors
     threshold, rejects, top1 = naive(vectors, labels, rate, neighbors)
     assert (found.value is None) == (threshold is None)
     if threshold is not None:
@@ -72,13 +73,17 @@ def test_as_many_neighbors_count_as_recognize_most_images(counts: list[int], see
     vectors = some_vectors(sum(counts), seed)
     labels = [c for c, count in enumerate(counts) for _ in range(count)]
     top1 = {k: naive(vectors, labels, 0.5, k)[2] or 0.0 for k in NEIGHBORS if k == 1 or k < max(counts)}
-    assert choose_neighbors(vectors, np.array(counts)) == max(top1, key=lambda k: (round(top1[k], 9), -k))
+    chosen, found = calibrate(vectors, np.array(counts), false_accepts=0.5)
+    assert chosen == max(top1, key=lambda k: (round(top1[k], 9), -k))
+    assert found == calibrate(vectors, np.array(counts), neighbors=[chosen], false_accepts=0.5)[1]
 
 
 @pytest.mark.parametrize(("rate", "least"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.01, 99), (0.001, 999)])
 def test_a_rate_needs_as_many_images_as_make_it_possible(rate: float, least: int) -> None:
     assert fewest_samples(rate) == least
-    enough, too_few = (calibrate(some_vectors(n), np.ones(n, np.int64), false_accepts=rate) for n in (least, least - 1))
+    enough, too_few = (
+        calibrate(some_vectors(n), np.ones(n, np.int64), false_accepts=rate)[1] for n in (least, least - 1)
+    )
     if least > 1:  # a single image has no other class
         assert enough.value is not None
     assert too_few.value is None
@@ -87,20 +92,20 @@ def test_a_rate_needs_as_many_images_as_make_it_possible(rate: float, least: int
 
 
 def test_two_images_give_no_threshold_and_say_why() -> None:
-    found = calibrate(some_vectors(2), np.array([1, 1]))
+    _, found = calibrate(some_vectors(2), np.array([1, 1]))
     assert found.value is None
     assert "5% false accepts need 19 images of at least two classes to judge by, and there are 2" in found.note
 
 
 def test_few_classes_give_a_threshold_with_a_caution() -> None:
-    few, many = (calibrate(some_vectors(60), np.full(n, 60 // n), false_accepts=0.1) for n in (3, 30))
+    few, many = (calibrate(some_vectors(60), np.full(n, 60 // n), false_accepts=0.1)[1] for n in (3, 30))
     assert few.value is not None
     assert "only 3 classes stood for unknown ones" in few.note
     assert (many.value is not None, many.note) == (True, "")
 
 
 def test_a_given_threshold_is_kept_and_judged() -> None:
-    found = calibrate(some_vectors(20), np.array([10, 10]), false_accepts=None, value=0.5)
+    _, found = calibrate(some_vectors(20), np.array([10, 10]), false_accepts=None, value=0.5)
     assert (found.value, found.false_accepts, found.note) == (0.5, None, "")
     assert found.false_rejects is not None
 
@@ -110,7 +115,7 @@ def test_unknown_images_are_accepted_as_rarely_as_stated() -> None:
     random, rate, accepted, trials = np.random.default_rng(3), 0.2, 0, 300
     for _ in range(trials):
         vectors = unit(random.standard_normal((30, 8)).astype(np.float32))  # one image a class: all are exchangeable
-        threshold = calibrate(vectors[:29], np.ones(29, np.int64), false_accepts=rate).value
+        threshold = calibrate(vectors[:29], np.ones(29, np.int64), false_accepts=rate)[1].value
         accepted += (vectors[29] @ vectors[:29].T).max() > threshold
     # Leaving one out is not quite split conformal: each impostor is compared with 28 images, a new one with 29.
     assert accepted / trials <= rate + 3 * math.sqrt(rate * (1 - rate) / trials) + 0.02

@@ -15,7 +15,7 @@ from edgekit.errors import DataError, near
 from edgekit.gallery import file
 from edgekit.gallery.record import Agreement, GalleryRecord
 from edgekit.gallery.search import nearest_of_each_class, unit
-from edgekit.gallery.threshold import calibrate, choose_neighbors
+from edgekit.gallery.threshold import calibrate
 from edgekit.text import counted
 
 
@@ -163,8 +163,7 @@ class Gallery:
             was = self.record.threshold
             false_accepts, value = was.false_accepts, was.value
         counts = np.array(self.record.counts)
-        neighbors = choose_neighbors(self.vectors, counts)
-        found = calibrate(self.vectors, counts, neighbors=neighbors, false_accepts=false_accepts, value=value)
+        neighbors, found = calibrate(self.vectors, counts, false_accepts=false_accepts, value=value)
         return replace(self, record=self.record.model_copy(update={"neighbors": neighbors, "threshold": found}))
 
     def with_agreement(self, found: dict[str, Agreement]) -> Gallery:

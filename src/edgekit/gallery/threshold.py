@@ -28,36 +28,21 @@ NEIGHBORS = (1, 2, 3, 5)  # nearest images of a class whose mean similarity may 
 _MOST = 4096  # images that are left out in turn; of more, so many are taken at equal distances
 
 
-def choose_neighbors(vectors: NDArray[np.float32], counts: NDArray[np.int64]) -> int:
-    """Return the number of nearest images of a class whose mean similarity recognizes most images, each left out in turn.
-
-    Of equally good numbers the smallest; 1 where no class has three images.
-
-    Args:
-        vectors: unit vectors (n, d), grouped by class.
-        counts: (classes,) rows of each class.
-    """
-    options = [k for k in NEIGHBORS if k < counts.max()]
-    if len(options) < 2 or len(counts) < 2:
-        return 1
-    genuine, impostor = _left_out(vectors, counts, options)
-    return options[int(((genuine > impostor) & (genuine > NO_ROW)).sum(1).argmax())]
-
-
 def calibrate(
     vectors: NDArray[np.float32],
     counts: NDArray[np.int64],
     *,
-    neighbors: int = 1,
+    neighbors: Sequence[int] = NEIGHBORS,
     false_accepts: float | None = FALSE_ACCEPTS,
     value: float | None = None,
-) -> Threshold:
-    """Return the threshold of a gallery, and what leaving its images out one at a time says about it.
+) -> tuple[int, Threshold]:
+    """Return how many nearest images of a class count, the threshold, and what leaving the images out one at a time says about it.
 
     Args:
         vectors: unit vectors (n, d), grouped by class.
         counts: (classes,) rows of each class.
-        neighbors: nearest images of a class whose mean similarity counts.
+        neighbors: the numbers to choose from, ascending. The one with which most images are recognized is chosen, of equally good ones the
+            smallest; numbers of which no class has one image more are left out, except for the first.
         false_accepts: share of unknown images that may be taken for a class; None: `value` is the threshold.
         value: a threshold that somebody has set; with neither, there is none.
 
@@ -66,7 +51,10 @@ def calibrate(
     """
     if value is not None:
         check_range("threshold", value, *SIMILARITIES)
-    (genuine,), (impostor,) = _left_out(vectors, counts, [neighbors])
+    options = [k for k in neighbors if k < counts.max(initial=0)] or neighbors[:1]
+    each_genuine, each_impostor = _left_out(vectors, counts, options)
+    best = int(((each_genuine > each_impostor) & (each_genuine > NO_ROW)).sum(1).argmax()) if len(counts) > 1 else 0
+    genuine, impostor = each_genuine[best], each_impostor[best]
     others = impostor[impostor > NO_ROW]
     note = ""
     if false_accepts is not None:
@@ -84,7 +72,7 @@ def calibrate(
             )
     known = genuine > NO_ROW
     count = int(known.sum())
-    return Threshold(
+    return options[best], Threshold(
         value=value,
         false_accepts=false_accepts,
         impostors=len(others),
