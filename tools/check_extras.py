@@ -82,7 +82,9 @@ def prepare(folder: Path, run_folder: Path | None, bundle: Path | None) -> None:
         "--flat",
         folder=folder,
     )
-    shutil.copy(ROOT / "examples/digits.yaml", folder / "recipe.yaml")
+    # Six epochs: one more than the warm-up.
+    recipe = re.sub(r"(?<!_)epochs: \d+", "epochs: 6", (ROOT / "examples/digits.yaml").read_text())
+    (folder / "recipe.yaml").write_text(recipe)
     (folder / "clip.avi").write_bytes(b"")
     for source, name in ((run_folder, "RUN"), (bundle, "BUNDLE")):
         if source is not None:
