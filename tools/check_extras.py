@@ -78,7 +78,7 @@ def prepare(folder: Path, run_folder: Path | None, bundle: Path | None) -> None:
         "--products",
         "2",
         "--per-class",
-        "2",
+        "10",
         "--flat",
         folder=folder,
     )

@@ -101,8 +101,8 @@ TERMS = {
     ),
     "Probabilities": (
         Term(
-            "temperature",
-            "the number T that the logits are divided by, so that probabilities are neither too sure nor too unsure",
+            "temperature (T)",
+            "the number that scores are divided by before they become probabilities: the higher, the less sure they are",
             ("T",),
         ),
         Term("ECE", "expected calibration error: how far the probabilities are from the accuracy; 0 is best"),
