@@ -53,10 +53,10 @@ TERMS = {
         Term("projection", "the output of the layers behind the encoder that only pretraining needs", ("projections",)),
         Term("pseudo-labels", "classes that a model predicts for unlabeled images, used as labels", ("pseudo-label",)),
         Term("student", "the small network for the device, trained to give the teacher's answers on the pool"),
-        Term("from scratch", "the same network as the student, trained on the label budget alone", ("supervised",)),
+        Term("from scratch", "the same network as the student, trained only on the label budget", ("supervised",)),
         Term("embedding", "a vector of numbers that a model gives for an image; similar images have similar vectors"),
         Term("gallery", "a file with the embeddings of a few images of each class, which names the class of an image"),
-        Term("detector", "the model of anomaly detection: it knows normal images alone"),
+        Term("detector", "the model of anomaly detection: it has learned from normal images only"),
     ),
     "Scores": (
         Term("top-1", "share of the images whose most probable class is right", ("top1",)),
