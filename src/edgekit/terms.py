@@ -34,7 +34,15 @@ TERMS = {
             "labeled images that choose among settings, measure the encoder, and calibrate probabilities; no network of the run is trained on them",
             ("probe images",),
         ),
-        Term("test set", "labeled images that only measure; nothing is chosen on them", ("test images",)),
+        Term(
+            "test set",
+            "labeled images that only measure: no network is trained and no setting chosen on them",
+            ("test images",),
+        ),
+        Term("draw", "a random choice of the labeled images, decided by a seed", ("draws",)),
+        Term(
+            "augmentation", "random changes of an image, such as crop, flip and color; a changed image is called a view"
+        ),
     ),
     "Models": (
         Term(
@@ -42,9 +50,13 @@ TERMS = {
             "the network that makes a vector of numbers, the features, of an image; pretraining teaches it without labels",
         ),
         Term("teacher", "the encoder, fine-tuned on the label budget"),
+        Term("projection", "the output of the layers behind the encoder that only pretraining needs", ("projections",)),
+        Term("pseudo-labels", "classes that a model predicts for unlabeled images, used as labels", ("pseudo-label",)),
         Term("student", "the small network for the device, trained to give the teacher's answers on the pool"),
-        Term("from scratch", "the same network as the student, trained on the label budget alone", ("supervised",)),
-        Term("detector", "the model of anomaly detection: it knows normal images alone"),
+        Term("from scratch", "the same network as the student, trained only on the label budget", ("supervised",)),
+        Term("embedding", "a vector of numbers that a model gives for an image; similar images have similar vectors"),
+        Term("gallery", "a file with the embeddings of a few images of each class, which names the class of an image"),
+        Term("detector", "the model of anomaly detection: it has learned from normal images only"),
     ),
     "Scores": (
         Term("top-1", "share of the images whose most probable class is right", ("top1",)),
@@ -65,7 +77,7 @@ TERMS = {
         Term("point", "difference of 1 % in a share: from 90 % to 92 % are two points", ("points",)),
         Term(
             "AUROC",
-            "probability that an anomalous image gets a higher score than a normal one; 50 % is guessing",
+            "probability that the score tells two images apart, for example an anomalous one from a normal one; 50 % is guessing",
         ),
         Term(
             "PRO",
@@ -95,9 +107,11 @@ TERMS = {
         Term("SQNR", "signal-to-quantization-noise ratio in decibels (dB): 6 dB more is half the error of the outputs"),
         Term(
             "calibration",
-            "choosing the range of INT8 numbers by what the network computes for some images",
+            "choosing the range of INT8 numbers by what the network computes for some images; of probabilities: choosing the temperature",
             ("calibrated",),
         ),
+        Term("VNNI", "instructions of newer x86 processors that make INT8 fast"),
+        Term("lint", "a check of a file by rules, without running it"),
     ),
     "Probabilities": (
         Term(

@@ -131,7 +131,7 @@ def _default_precisions() -> str:
     "--model",
     "model_of_run",
     type=click.Choice([*TRAINED_BY, "encoder"]),
-    help="The run's model to export; encoder: with --task recognition alone.  [default: student]",
+    help="The run's model to export; encoder: only with --task recognition.  [default: student]",
 )
 @click.option(
     "--output",
@@ -145,7 +145,7 @@ def _default_precisions() -> str:
 @click.option(
     "--task", type=click.Choice(TASK_NAMES),
     help="multilabel: any number of classes for each image; "
-    "recognition: the embedding alone, for galleries (see edgekit gallery), into DIR-recognition; "
+    "recognition: only the embedding, for galleries (see edgekit gallery), into DIR-recognition; "
     "anomaly: of runs with that task.  [default: the recipe's]",
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")

@@ -62,7 +62,9 @@ def command() -> None:
 @click.option(
     "--output", type=_PATH, metavar="FILE", help="The gallery's file.  [default: FOLDER's name.gallery, here]"
 )
-@click.option("--variant", metavar="ID", help="The variant that embeds.  [default: as edgekit predict]")
+@click.option(
+    "--variant", metavar="ID", help="The variant that computes the embeddings.  [default: as edgekit predict]"
+)
 @click.option(
     "--false-accepts",
     type=Number(0, 1, min_open=True, max_open=True),

@@ -94,7 +94,7 @@ def command(
     The command runs real training steps for 10 to 60 seconds to choose the network, its size and its epochs, so that the
     whole training takes about --time on this machine.
 
-    With --task anomaly, FOLDER has train/good, test/good, test/DEFECT and ground_truth/DEFECT (as MVTec AD), or holds normal images alone, or is
+    With --task anomaly, FOLDER has train/good, test/good, test/DEFECT and ground_truth/DEFECT (as MVTec AD), or holds only normal images, or is
     a CSV file with the columns file, label, mask and split. Nothing is measured.
 
     \b

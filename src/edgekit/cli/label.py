@@ -50,7 +50,7 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
     label.html, a page that shows the images one by one and saves labels.csv. Then set data.labels to that file in the recipe
     and train again. Labels that the recipe already names count; repeat the command to get more suggestions.
 
-    Of a run of task multilabel with data.pool, suggestions.csv (file, classes, use) alone is written: fill in the classes of each
+    For a run of task multilabel with data.pool, only suggestions.csv (file, classes, use) is written: fill in the classes of each
     image, separated by semicolons, add the rows for training to the file in data.labeled, and name the rest in data.test.
 
     \b

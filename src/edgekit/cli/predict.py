@@ -42,9 +42,9 @@ _IN_JSON_LINES = "-"
 @click.option(
     "--threshold",
     type=Number(),
-    help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity; of anomaly "
-    "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection "
-    "and of several classes, the bundle's]",
+    help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity; for anomaly "
+    "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; for anomaly detection "
+    "and for several classes an image, the bundle's]",
 )
 @click.option(
     "--gallery",
@@ -62,7 +62,7 @@ _IN_JSON_LINES = "-"
 )  # fmt: skip
 @click.option(
     "--heatmap", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-    help="Write each image with a heat map on it, at its own size, into this folder. Of anomaly detection: how anomalous each place is; of "
+    help="Write each image with a heat map on it, at its own size, into this folder. For anomaly detection: how anomalous each place is; for "
     "classes: which places speak for the first one (about 80 runs an image).",
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per run.")

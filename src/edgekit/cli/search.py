@@ -69,12 +69,12 @@ if TYPE_CHECKING:
     type=click.IntRange(2, 10),
     default=3,
     show_default=True,
-    help="Of this many candidates one is kept after each round; the next round is so many times as long.",
+    help="After each round, one candidate in this many is kept, and the next round is this many times as long.",
 )
 @click.option(
     "--seconds",
     type=Number(0, min_open=True),
-    help="Of one turn of measuring.  [default: 1, or as percentiles need]",
+    help="Measuring time of one turn, in seconds.  [default: 1, or as long as the percentiles need]",
 )
 @click.option(
     "--max-drop",
