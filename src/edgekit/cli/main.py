@@ -95,7 +95,9 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 success, 1 a check failed, 2 bad input, 70 a bug, 130 Ctrl-C, 143 SIGTERM."""
+    """Run the command line. Exit codes: 0 success, 1 a check failed, 2 bad input, 70 a bug, 130 Ctrl-C, 141 a closed pipe,
+    143 SIGTERM.
+    """
     end_with_parent()  # if this is one of several training processes
     prepare_streams()
     with stopping.termination_as_interrupt():
