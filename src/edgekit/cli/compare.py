@@ -35,7 +35,8 @@ def command(
 
     Changes in latency and accuracy have a 95 % interval (bootstrap over processes and blocks of neighboring samples;
     binomial for accuracy), so that noise does not fail a build: a condition fails only if the whole interval is beyond its
-    limit (with --strict: if the value is). The exit code is 1 if a condition fails, 2 if one cannot be decided, for example the p99 of too few samples.
+    limit (with --strict: if the value is). The exit code is 1 if a condition fails, 2 if one cannot be decided, for example
+    the p99 of too few samples.
 
     \b
     For example:
