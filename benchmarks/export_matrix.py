@@ -1,8 +1,8 @@
-"""How long the whole `--target all` matrix takes for a MobileNet-sized student, with one job and with several.
+"""How long an export to four targets takes for a MobileNet-sized student, with one job and with several.
 
     python benchmarks/export_matrix.py [--network timm:mobilenetv3_small_100] [--size 128] [--images 500] [--jobs 1 2] [--output …]
 
-Every target and every one of its default precisions: ONNX Runtime, OpenVINO, TensorRT (its ONNX and build plan, or an engine where a
+Every one of their default precisions: ONNX Runtime, OpenVINO, TensorRT (its ONNX and build plan, or an engine where a
 GPU is), TensorRT for RTX where it is installed. Random weights and random images: the seconds are what is asked here. Each export is a
 process of its own, so that imports count. The goal is 90 s on two cores.
 """
