@@ -31,7 +31,7 @@ COMMANDS = (
     "embed RUN photos",
     "transfer RUN photos",
     "ablate data.labels=1,2 recipe.yaml",
-    "search recipe.yaml --budget p50<5ms",
+    "search recipe.yaml --budget p50<5ms --candidate resnet10 --rounds 1 --seconds 0.1 --prune",
     "export timm:resnet18 --calibrate photos",
     "label suggest RUN",
     "predict BUNDLE photos",
