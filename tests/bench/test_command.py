@@ -174,7 +174,8 @@ def test_nothing_to_measure_is_an_error(folder: Path) -> None:
     change(folder, lambda m: [v.update(status="rejected") for v in m["variants"]])
     done = edgekit("bench", str(folder), "--quick")
     assert done.returncode == 2
-    assert "no variant can be measured on this machine" in done.stderr
+    ids = ", ".join(variant.id for variant in Bundle.open(folder).manifest.variants)
+    assert f"no variant can be measured on this machine ({ids}: rejected at export)" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -39,7 +39,10 @@ def choose(
         else:
             chosen.append(variant)
     if not chosen:
-        reasons = "; ".join(f"{variant.id}: {reason}" for variant, reason in left_out)
+        by_reason: dict[str, list[str]] = {}
+        for variant, reason in left_out:
+            by_reason.setdefault(reason, []).append(variant.id)
+        reasons = "; ".join(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())
         raise BundleError(
             f"{bundle.path}: no variant can be measured on this machine ({reasons or 'it has no variants'})"
         )
