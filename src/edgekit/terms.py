@@ -18,11 +18,15 @@ class Term:
     forms: tuple[str, ...] = ()
 
     def in_text(self, text: str) -> bool:
-        """Whether a text has this term as a whole word; abbreviations such as ECE in capital letters alone."""
+        """Whether a text has this term as a whole word; an abbreviation such as ECE or mAP only as it is spelled."""
         return any(
-            re.search(rf"(?<!\w){re.escape(form)}(?!\w)", text, 0 if form.isupper() else re.IGNORECASE)
+            re.search(rf"(?<!\w){re.escape(form)}(?!\w)", text, 0 if _abbreviation(form) else re.IGNORECASE)
             for form in (self.name, *self.forms)
         )
+
+
+def _abbreviation(form: str) -> bool:
+    return form.isupper() or sum(map(str.isupper, form)) > 1
 
 
 TERMS = {
@@ -61,7 +65,11 @@ TERMS = {
     "Scores": (
         Term("top-1", "share of the images whose most probable class is right", ("top1",)),
         Term("top-5", "share of the images whose class is among the five most probable", ("top5",)),
-        Term("kNN", "the vote of the k labeled images that are most similar to an image by the encoder's features"),
+        Term(
+            "kNN",
+            "the vote of the k labeled images that are most similar to an image by the encoder's features",
+            ("knn",),
+        ),
         Term("nearest centroid", "the class whose mean features are most similar to those of the image", ("centroid",)),
         Term("logistic regression", "a linear classifier that gives probabilities", ("logistic",)),
         Term("linear probe", "a linear classifier on the features of the encoder, which stays as it is", ("linear",)),
@@ -88,7 +96,7 @@ TERMS = {
     ),
     "Variants": (
         Term("variant", "the model in one file format and precision, for one runtime", ("variants",)),
-        Term("FP32", "numbers of 32 bits with a decimal point; FP16: of 16 bits", ("FP16", "float")),
+        Term("FP32", "floating-point numbers of 32 bits; FP16: of 16 bits", ("FP16", "float")),
         Term("INT8", "whole numbers of 8 bits: a quarter of the size, and faster on most devices"),
         Term(
             "verified",

@@ -18,7 +18,7 @@ from PIL import Image
 
 from edgekit.report import charts
 from edgekit.report.page import write_report
-from edgekit.terms import TERMS
+from edgekit.terms import TERMS, used
 from tests.helpers.report_sample import make_answers, make_remote, make_run
 
 HOSTILE = [
@@ -174,6 +174,11 @@ def test_terms_of_the_page_are_explained(report: Path, opened: Callable[..., Ope
     assert {"pool", "kNN", "SQNR", "McNemar's p", "p50", "verified"} <= set(shown)
     assert not {"detector", "PRO", "mAP"} & set(shown), "of other tasks"
     assert shown == [term.name for terms in TERMS.values() for term in terms if term.name in shown]
+
+
+def test_abbreviations_are_found_as_they_are_spelled() -> None:
+    assert [term.name for term in used("a heat map at t = 1 to eat; knn, kNN")] == ["kNN"]
+    assert [term.name for term in used("mAP, T = 1, Top-1 and ECE")] == ["top-1", "mAP", "temperature (T)", "ECE"]
 
 
 @pytest.mark.parametrize("guessing", [0.1, 0.95])
