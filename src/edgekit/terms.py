@@ -85,7 +85,7 @@ TERMS = {
         Term("point", "difference of 1 % in a share: from 90 % to 92 % are two points", ("points",)),
         Term(
             "AUROC",
-            "probability that the score tells two images apart, for example an anomalous one from a normal one; 50 % is guessing",
+            "probability that the score puts two images, such as an anomalous and a normal one, in the right order; 50 % is guessing",
         ),
         Term(
             "PRO",
@@ -97,7 +97,7 @@ TERMS = {
     "Variants": (
         Term("variant", "the model in one file format and precision, for one runtime", ("variants",)),
         Term("FP32", "floating-point numbers of 32 bits; FP16: of 16 bits", ("FP16", "float")),
-        Term("INT8", "whole numbers of 8 bits: a quarter of the size, and faster on most devices"),
+        Term("INT8", "whole numbers of 8 bits: a quarter of the size, and often faster"),
         Term(
             "verified",
             "ran in its runtime and lost no more accuracy than is allowed; rejected: lost more; unexecuted: cannot run on this machine",
