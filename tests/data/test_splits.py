@@ -172,9 +172,9 @@ def test_copies_in_the_pool_are_kept_and_counted_and_pictures_of_two_classes_are
     save(photos / "dog/both.png", picture("both"))
     splits = load(photos, pool=str(pool))
     assert len(splits.pool) == 4
-    assert "kept 1 copy of other images in the pool" in splits.notes
+    assert "kept in the pool: 1 image that is a copy of another one" in splits.notes
     where = "cat/both.png = dog/both.png"
-    assert any("1 pictures are in more than one class" in note and where in note for note in splits.notes)
+    assert any("1 image is in more than one class" in note and where in note for note in splits.notes)
 
 
 @given(

@@ -172,8 +172,12 @@ class _Divider:
             names = self.source.names
             pairs = [f"{names[first[digest]]} = {names[i]}" for digest, i in second.items()]
             shown = "; ".join(pairs[:_SHOWN]) + ("; …" if len(pairs) > _SHOWN else "")
-            have = "have different labels in" if self.several else "are in more than one class of"
-            self.notes.append(f"{len(pairs)} pictures {have} {self.source.where}: {shown}")
+            found = (
+                counted(len(pairs), "image has", "images have") + " different labels in"
+                if self.several
+                else counted(len(pairs), "image is", "images are") + " in more than one class of"
+            )
+            self.notes.append(f"{found} {self.source.where}: {shown}")
 
     def _count_open(self) -> list[int]:
         return class_counts(self.labels[self.open], len(self.source.classes))

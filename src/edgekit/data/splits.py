@@ -173,7 +173,9 @@ def _divided(
         pool = _without_labels(_chosen(source, decoded, division.training))
     copies = len(pool) - len(set(pool.digests))
     if copies:
-        store.notes.append(f"kept {counted(copies, 'copy', 'copies')} of other images in the pool")
+        store.notes.append(
+            f"kept in the pool: {counted(copies, 'image that is a copy', 'images that are copies')} of another one"
+        )
     return Splits(source.classes, pool, labeled, probe, test, store.skipped, store.notes)
 
 
