@@ -30,6 +30,7 @@ from edgekit.quantize.recover import STEPS, recover
 from edgekit.quantize.sensitivity import restore_float_inputs
 from edgekit.runtimes import why_not
 from edgekit.tasks import EMBEDDING, Task
+from edgekit.text import counted
 
 _EQUALIZED = {"weights": "cross-layer equalization", "activations": "activations smoothed"}
 
@@ -60,7 +61,7 @@ class QuantizationConfig:
         parts = [f"{self.scheme.name}, {self.method}" if self.scheme else "nncf"]
         parts += [_EQUALIZED[self.equalized]] if self.equalized else []
         parts += ["biases corrected"] if self.corrected else []
-        parts += [f"{len(self.exclude)} nodes in float"] if self.exclude else []
+        parts += [f"{counted(len(self.exclude), 'node')} in float"] if self.exclude else []
         parts += ["distilled"] if self.learned else []
         return ", ".join(parts)
 
