@@ -87,7 +87,7 @@ def budget_counts(
     short = [c for c in range(len(classes)) if available[c] < counts[c]]
     if short:
         c = min(short, key=lambda c: available[c])
-        more = f"; {counted(len(short) - 1, 'other class is', 'other classes are')} short, too" if len(short) > 1 else ""
+        more = f"; {counted(len(short) - 1, 'more class is', 'more classes are')} short" if len(short) > 1 else ""
         raise DataError(
             f"data.labels: the class {classes[c]} has {available[c]} training images outside the probe set, but the budget ({labels}) needs "
             f"{counts[c]}{more}",
