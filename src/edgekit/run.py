@@ -8,6 +8,7 @@ ignored. This module defines the layout and reads it; training writes it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,17 @@ class StageRecord(BaseModel):
     created: str = ""
     packages: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def weights(self) -> str | None:
+        """SHA-256 of the trained weights; None for the stage data."""
+        return self.outputs.get("model.safetensors")
+
+    @property
+    def image_digests(self) -> dict[str, str]:
+        """Of the stage data: a digest of the pool, the labeled, the probe and the test images."""
+        digests = self.inputs.get("digests")
+        return digests if isinstance(digests, dict) else {}
+
     @model_validator(mode="before")
     @classmethod
     def _earlier_names(cls, content: Any) -> Any:
@@ -69,6 +81,18 @@ class StageRecord(BaseModel):
         if isinstance(metrics, dict):
             content = {**content, "metrics": translated_keys(metrics)}
         return {**content, **with_todays_names(inputs, content.get("digest"))} if isinstance(inputs, dict) else content
+
+
+def scored_digests(records: Mapping[str, StageRecord]) -> dict[str, str]:
+    """Return what an evaluation depends on: SHA-256 of the weights of each stage, and `test`, a digest of the test images.
+
+    Args:
+        records: of complete stages, by name.
+    """
+    found = {stage: record.weights for stage, record in records.items()}
+    if "data" in records:
+        found["test"] = records["data"].image_digests.get("test")
+    return {name: digest for name, digest in found.items() if digest is not None}
 
 
 class RunFolder:

@@ -10,5 +10,7 @@ STAGES: tuple[StageName, ...] = ("data", "pretrain", "anomaly", "finetune", "dis
 
 # stage -> the classifier that it trains
 MODEL_OF = {"finetune": "teacher", "distill": "student", "supervised": "supervised"}
+# stage -> the stage whose weights it starts from
+STARTS_FROM = {"finetune": "pretrain", "distill": "finetune", "anomaly": "pretrain"}
 # classifier -> the stage that trains it
 TRAINED_BY = {model: stage for stage, model in MODEL_OF.items()}

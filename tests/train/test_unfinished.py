@@ -181,7 +181,8 @@ def test_a_later_stage_is_refused_before_an_earlier_one_is_trained_again(tmp_pat
         check_unfinished(run, stages, lambda stage: inputs[stage], IMAGES)
     check_unfinished(run, stages[: stages.index(later)], lambda stage: inputs[stage], IMAGES)
     (run.stage_path(later) / CHECKPOINT).unlink()
-    check_unfinished(run, stages, lambda stage: inputs[stage], IMAGES)
+    again = check_unfinished(run, stages, lambda stage: inputs[stage], IMAGES)
+    assert again == dict.fromkeys(stages[: stages.index(later)], "pretrain.epochs was 100 and is 7")
 
 
 RECIPE = {

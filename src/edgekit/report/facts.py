@@ -15,6 +15,7 @@ from edgekit.errors import EdgekitError
 from edgekit.files import sha256
 from edgekit.foreign import Unreadable, read_csv, read_json, read_text, understood
 from edgekit.recipe import Recipe
+from edgekit.report.stale import bundle_is_stale, evaluation_is_stale, stale_stages
 from edgekit.result import Evaluation, Latency, Profile, Result
 from edgekit.run import Run, StageRecord
 from edgekit.tasks import ANOMALY
@@ -133,8 +134,25 @@ def collect(path: Path | str) -> ReportFacts:
     run = Run.open(path)
     facts = ReportFacts(path=run.path, recipe=run.recipe, recipe_text=read_text(run.recipe_path))
     _read_stages(run, facts)
+    records = {name: stage.record for name, stage in facts.stages.items()}
+    stale = stale_stages(records)
+    for name, why in stale.items():
+        facts.gaps.append(Gap(name, why, facts.command("train")))
+        del facts.stages[name]
     _read_evaluation(run, facts)
+    if facts.evaluation is not None and (stale or evaluation_is_stale(facts.evaluation, records)):
+        facts.gaps.append(
+            Gap(
+                "evaluate",
+                "the evaluation is of other models or test images than the run now has",
+                facts.command("evaluate"),
+            )
+        )
+        facts.evaluation_result = facts.evaluation = facts.answers = facts.anomalies = None
     _read_bundle(run, facts)
+    if facts.bundle is not None and bundle_is_stale(facts.bundle.manifest.provenance, records, stale):
+        facts.gaps.append(Gap("export", "the bundle is of another model than the run now has", facts.command("export")))
+        facts.bundle = None
     _read_latencies(run, facts)
     views = run.stage_path("pretrain") / "views.png"
     if views.is_file():

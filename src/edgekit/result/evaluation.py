@@ -116,6 +116,10 @@ class Evaluation(ResultPart):
     )
     differences: list[Difference] = Field(default_factory=list, description="of the student to the others")
     draws: list[Draw] = Field(default_factory=list, description="empty if the labels were drawn once")
+    digests: dict[str, str] = Field(
+        default_factory=dict,
+        description="SHA-256 of the weights of each stage that was scored, and `test`, a digest of the test images; empty in older results",
+    )
     calibrations: list[ModelCalibration] = Field(
         default_factory=list,
         description="of the classifiers; empty where the probe set is too small, and in older results",

@@ -15,7 +15,7 @@ from edgekit.models.anomaly.detector import Detector
 from edgekit.models.store import load_detector
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Score
-from edgekit.run import Run
+from edgekit.run import Run, scored_digests
 from edgekit.tasks import ANOMALY
 from edgekit.tasks.alarms import alarm_quality, set_alarm
 from edgekit.tasks.anomaly import ANOMALY_DETECTION, MAP, SCORE, image_labels
@@ -88,6 +88,7 @@ def evaluate_detector(run: Run) -> Evaluation:
         run=str(run.path),
         data=f"{recipe.data.normal}: test set of {int((~anomalous).sum())} normal and {int(anomalous.sum())} anomalous images",
         scores=scores,
+        digests=scored_digests(records),
     )
 
 

@@ -18,7 +18,7 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, ModelCalibration, Result, Score
-from edgekit.run import Run, classifier_stages
+from edgekit.run import Run, classifier_stages, scored_digests
 from edgekit.shares import share_of
 from edgekit.stages import MODEL_OF
 from edgekit.tasks import Task
@@ -190,7 +190,8 @@ def score_run(
     data = recipe.data.test_set(len(test))
     evaluation = Evaluation(
         run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations,
-        task=objective.task.name, guessing=share_of(int(truth.bincount().max()), len(truth)) if objective.one_class else None,
+        task=objective.task.name, digests=scored_digests(records),
+        guessing=share_of(int(truth.bincount().max()), len(truth)) if objective.one_class else None,
     )  # fmt: skip
     return evaluation, answers_of(logits, test) if objective.one_class else None, student
 

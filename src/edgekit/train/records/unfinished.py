@@ -13,17 +13,17 @@ from edgekit.files import digest_of, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.run import Run, with_todays_names
 from edgekit.spelling import translated_keys
-from edgekit.stages import STAGES
+from edgekit.stages import STAGES, STARTS_FROM
 from edgekit.text import counted
 from edgekit.train.loop.resumable import CHECKPOINT
 from edgekit.train.records.inputs import made_from
 
 # File beside the checkpoint while a stage trains: its inputs.
 STARTED = "started.json"
-# The stage whose weights a stage starts from.
-_STARTS_FROM = {"finetune": "pretrain", "distill": "finetune", "anomaly": "pretrain"}
 _SHOWN = 3
+_IMAGES = {"pool": "the pool", "labeled": "the label budget", "probe": "the probe set", "test": "the test set"}
 _SENTENCES = {
+    "names": "files have other names",
     "from": "the weights of the earlier stage have changed",
     "training_version": "this version of edgekit trains other weights from the same recipe",
     "defaults": "this version of edgekit has other defaults",
@@ -103,8 +103,11 @@ def refuse_changed(folder: Path, stage: str, inputs: Inputs, images: Mapping[str
 
 def check_unfinished(
     run: Run, stages: Sequence[str], inputs_of: Callable[[str], Inputs], images: Mapping[str, int]
-) -> None:
+) -> dict[str, str]:
     """Refuse early what `refuse_changed` would refuse only after training the earlier stages for hours.
+
+    Returns:
+        The complete stages that will be made again, as their inputs have changed, each with what has changed.
 
     Args:
         run: the run.
@@ -120,8 +123,8 @@ def check_unfinished(
         try:
             inputs = inputs_of(stage)
         except RunError:
-            return
-        folder, record, before = run.stage_path(stage), run.record(stage), _STARTS_FROM.get(stage, "")
+            break
+        folder, record, before = run.stage_path(stage), run.record(stage), STARTS_FROM.get(stage, "")
         if record is None:
             refuse_changed(folder, stage, inputs, images)
         if before in changed:
@@ -130,6 +133,7 @@ def check_unfinished(
                 raise _refusal(folder, f"started from weights that would be trained again: {changed[before]}")
         elif record is not None and not made_from(record, inputs):
             changed[stage] = _changes(stage, StartedStage("", record.inputs), StartedStage("", inputs, images))
+    return {stage: what for stage, what in changed.items() if run.record(stage) is not None}
 
 
 def _refusal(folder: Path, what: str) -> RunError:
@@ -143,13 +147,15 @@ def _changes(stage: str, old: StartedStage, new: StartedStage) -> str:
     """Describe what changed, for instance `the pool had 45,000 images and has 44,990; pretrain.epochs was 100 and is 50`."""
     before, now = dict(_flat(old.inputs)), dict(_flat(new.inputs))
     keys = [key for key in [*now, *(key for key in before if key not in now)] if before.get(key) != now.get(key)]
+    keys = [key for key in keys if key != "names"] or keys
     lines = [_change(stage, key, before.get(key), now.get(key), old.images, new.images) for key in keys]
     return "; ".join(lines[:_SHOWN]) + (f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
 
 
 def _change(stage: str, key: str, old: Any, new: Any, had: Mapping[str, int], has: Mapping[str, int]) -> str:
-    if key in {"pool", "labeled", "probe"}:
-        name = {"pool": "the pool", "labeled": "the label budget", "probe": "the probe set"}[key]
+    key = key.removeprefix("digests.")
+    if key in _IMAGES:
+        name = _IMAGES[key]
         if key not in had or key not in has:
             return f"{name} has other images"
         if had[key] == has[key]:

@@ -25,6 +25,7 @@ from edgekit.files import write_text
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
+from edgekit.progress import say
 from edgekit.recipe import Architecture, Recipe, Supervised, dump, epochs_of, settled
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.run import Run, StageRecord
@@ -109,8 +110,13 @@ def train(
         check(recipe, splits, run)
         images = set_sizes(splits)
         wanted = wanted_stages(recipe, splits, until)
-        check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
+        again = check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
         if rank() == 0:
+            if again:
+                what = next(iter(again.values()))
+                say(
+                    f"note: {run.path}: {what}: made again: {', '.join(again)} (to keep them, choose another run folder)"
+                )
             on_start(splits)
             write_text(run.recipe_path, dump(recipe))
         stages = Stages(recipe, run, splits)
