@@ -28,7 +28,7 @@ class Answers:
     Args:
         truth: (n,) int32, the images' classes.
         predicted: for each model, (n,) int32, the most probable class.
-        probability: for each model, (n,) float32, the softmax probability of that class.
+        probability: for each model, (n,) float32, the probability of that class: softmax of the logits, divided by the temperature if there is one.
         worst: (m,) int32, rows of the wrong images with the student's highest confidence.
         thumbnails: (m, h, w, 3) uint8, thumbnails of these images.
         maps: (k, h, w) float32, of the first k of these images which places speak for the wrong class (`edgekit.tasks.occlusion`).

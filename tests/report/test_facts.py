@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from edgekit.bundle import Bundle, read_manifest, write_manifest
 from edgekit.errors import RecipeError, RunError
 from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
+from edgekit.report import figures
 from edgekit.report import format as show
 from edgekit.report.charts import TradeoffPoint, pareto
 from edgekit.report.confidence import confidences, reliability
@@ -338,3 +340,18 @@ def test_a_bundle_without_a_confidence_has_neither(run: Path) -> None:
     assert reliability(facts) is None
     assert confidences(facts) is None
     assert "Confidence and unknown" not in render(facts)
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [("finetuned", "encoder fine-tuned on few labels"), ("frozen", "linear probe on the frozen encoder")],
+)
+def test_the_chart_says_what_the_teacher_is(run: Path, left: str, words: str) -> None:
+    path = run / "finetune" / "stage.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["choice"] = {"left": left}
+    path.write_text(json.dumps(content))
+    facts = collect(run)
+    chart = figures.stages(facts, headline(facts))
+    assert chart is not None
+    assert words in chart.svg

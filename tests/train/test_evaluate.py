@@ -28,6 +28,7 @@ from edgekit.result import Result
 from edgekit.run import Run
 from edgekit.shares import percent
 from edgekit.train.evaluate import knn, linear_probe, neighbors_for, outputs
+from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.few_shot import Shots, few_shot, few_shot_scores, logistic, nearest_centroid
 from edgekit.train.evaluate.probes import linear_model
 from edgekit.train.evaluate.scores import calibration_of
@@ -341,6 +342,15 @@ def test_the_table_fits_eighty_columns_with_each_protocol_once(
         "ECE",
         "NLL",
     ]
+
+
+def test_probabilities_of_answers_are_those_after_the_temperature() -> None:
+    logits = torch.tensor([[4.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    images = ImageSet(np.zeros((2, 4, 4, 3), np.uint8), ["a", "b"], ["a", "b"], np.array([0, 1]))
+    answers = answers_of({"student": logits, "teacher": logits}, images, {"student": 2.0})
+    assert answers.probability["student"] == pytest.approx((logits / 2).softmax(1).amax(1).numpy())
+    assert answers.probability["teacher"] == pytest.approx(logits.softmax(1).amax(1).numpy())
+    assert answers.predicted["student"].tolist() == answers.predicted["teacher"].tolist() == [0, 1]
 
 
 def test_the_temperature_of_the_probe_set_is_measured_on_the_test_set() -> None:

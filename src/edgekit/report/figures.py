@@ -88,7 +88,7 @@ def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
         note = {
             "supervised": "student's network, same labels",
             "encoder": "frozen features",
-            "teacher": "encoder fine-tuned on few labels",
+            "teacher": _how_taught(facts),
             "student": "distilled from the teacher",
         }[s.model]
         untrained = _random_knn(facts) if s.metric == "knn" else None
@@ -99,6 +99,13 @@ def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
         rows.append(charts.AccuracyRow(label, note, f"m-{s.model}", s.value, low, high, untrained))
     gain_from = top.supervised.value if top.supervised and top.band else None
     return ReportFigure(charts.stages(rows, gain_from, MODELS["student"]), [])
+
+
+def _how_taught(facts: ReportFacts) -> str:
+    """Return what the teacher is: the fine-tuned network, or the linear probe that the fine-tuning stored in its place."""
+    choice = facts.stages["finetune"].record.metrics.get("choice") if "finetune" in facts.stages else None
+    frozen = isinstance(choice, dict) and choice.get("left") == "frozen"
+    return "linear probe on the frozen encoder" if frozen else "encoder fine-tuned on few labels"
 
 
 def _random_knn(facts: ReportFacts) -> float | None:

@@ -79,7 +79,7 @@ class WorstImage(ResultPart):
     file: str
     truth: str
     predicted: str
-    probability: float = Field(description="of the predicted class")
+    probability: float = Field(description="of the predicted class, after the temperature if there is one")
 
 
 class ModelCalibration(ResultPart):

@@ -27,18 +27,22 @@ EXPLAINED = 6  # each takes some 80 images through the student
 _SIDE = 64  # longer side of a thumbnail, in pixels
 
 
-def answers_of(logits: Mapping[str, Tensor], images: ImageSet) -> Answers:
+def answers_of(
+    logits: Mapping[str, Tensor], images: ImageSet, temperatures: Mapping[str, float] | None = None
+) -> Answers:
     """Convert logits to answers.
 
     Args:
         logits: by model, float32 (n, classes), on the CPU.
         images: n, with labels.
+        temperatures: by model, of its probabilities; 1 where there is none.
     """
     assert images.labels is not None
     predicted, probability = {}, {}
     for model, values in logits.items():
         predicted[model] = values.argmax(1).numpy().astype(np.int32)
-        probability[model] = values.softmax(1).amax(1).numpy().astype(np.float32)
+        temperature = (temperatures or {}).get(model, 1.0)
+        probability[model] = (values / temperature).softmax(1).amax(1).numpy().astype(np.float32)
     return Answers(images.labels.astype(np.int32), predicted, probability)
 
 

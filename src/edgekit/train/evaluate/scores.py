@@ -193,7 +193,8 @@ def score_run(
         task=objective.task.name, digests=scored_digests(records),
         guessing=share_of(int(truth.bincount().max()), len(truth)) if objective.one_class else None,
     )  # fmt: skip
-    return evaluation, answers_of(logits, test) if objective.one_class else None, student
+    temperatures = {found.model: found.temperature for found in calibrations}
+    return evaluation, answers_of(logits, test, temperatures) if objective.one_class else None, student
 
 
 def _with_thresholds(
@@ -251,8 +252,11 @@ def calibration_of(model: str, probed: Tensor, labels: Tensor, tested: Tensor, t
 
 
 def _chosen(run: Run, stage: str) -> str:
-    """Return how the settings of a network from scratch were chosen, for the protocol."""
+    """Return how the settings of a network from scratch were chosen, and whether a linear probe took the teacher's place, for the protocol."""
     record = run.record(stage)
+    choice = record.metrics.get("choice") if record is not None else None
+    if isinstance(choice, dict) and choice.get("left") == "frozen":
+        return "; the linear probe on the frozen encoder, which was better than the fine-tuned network"
     tried = record.metrics.get("search") if record is not None else None
     return f"; best of {len(tried)} settings on the probe set" if isinstance(tried, list) and len(tried) > 1 else ""
 
