@@ -306,6 +306,20 @@ def test_one_thread_is_taken_where_it_is_faster_beside_other_programs(
     assert recipes.parse(recipes.read_yaml(text)).hardware.threads == taken
 
 
+@pytest.mark.parametrize("seconds", [60, 90, 120, 240])
+def test_fewer_steps_of_distillation_than_the_advice_asks_for_are_said(
+    monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    pretend(monkeypatch, 0.2)
+    said: list[str] = []
+    chosen, _ = plan(LAYOUT, "10", float(seconds), said.append)
+    assert isinstance(chosen.distill_epochs, int)
+    steps = chosen.distill_epochs * 21  # of 256 images each
+    found = re.search(r"(\d+) steps of distillation fit, and 300 are better", " ".join(said))
+    assert (found is None) == (steps >= 300)
+    assert found is None or int(found[1]) == steps
+
+
 def test_a_time_that_is_short_is_said_with_one_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, 2.0)
     said: list[str] = []

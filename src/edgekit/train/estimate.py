@@ -18,7 +18,7 @@ from edgekit.stages import STAGES
 from edgekit.temporary import scratch_folder
 from edgekit.train.loop.distributed import world_size
 from edgekit.train.loop.resumable import CHECKPOINT
-from edgekit.train.loop.timing import TimedTraining, timing_trainings
+from edgekit.train.loop.timing import MEASURED, TimedTraining, timing_trainings
 from edgekit.train.records.inputs import made_from, stage_inputs
 from edgekit.train.stages.pipeline import Report, train, wanted_stages
 
@@ -27,6 +27,7 @@ _SCORED = 64  # number of test and probe images that a measurement scores
 # takes this share of an image of a training step: a third of the work, but in float32 even if training uses bf16.
 _EVALUATIONS = {"pretrain": 2, "finetune": 1, "distill": 1, "supervised": 1}
 _FORWARD = 0.5
+_AT_START = 1.0  # seconds of each training that are measured before a training, whose bars soon say it better
 _WORTH_IT = 60  # a training with fewer steps ends before its duration is known
 
 
@@ -56,7 +57,12 @@ class StageTime:
 
 
 def measure(
-    recipe: Recipe, splits: Splits, until: str = STAGES[-1], limit: int | None = None, run: Run | None = None
+    recipe: Recipe,
+    splits: Splits,
+    until: str = STAGES[-1],
+    limit: int | None = None,
+    run: Run | None = None,
+    seconds: float = MEASURED,
 ) -> tuple[dict[str, StageTime], float]:
     """Train a few steps of every stage in a scratch folder, with the recipe's networks, batches and device.
 
@@ -65,6 +71,7 @@ def measure(
         splits: its images; only the number of test and probe images matters, not their content.
         until: the last stage.
         limit: steps of each training; default: as many as take a few seconds.
+        seconds: of each training, if `limit` is not given.
         run: that will be trained; features of a teacher that it keeps already count as no work. Nothing is written into it.
 
     Returns:
@@ -81,7 +88,7 @@ def measure(
 
     with (
         scratch_folder("timing") as folder,
-        timing_trainings(limit, run.path if run is not None else None) as trainings,
+        timing_trainings(limit, run.path if run is not None else None, seconds) as trainings,
         relayed(lambda text: None),
         redirect_stderr(io.StringIO()),  # the training prints the same messages again
     ):
@@ -133,7 +140,7 @@ def expected(
         if not missing or _at_least(recipe, splits, missing) < _WORTH_IT:
             return None
         say("measuring some steps of every stage")
-        times, _ = measure(recipe, splits, missing[-1], run=run)
+        times, _ = measure(recipe, splits, missing[-1], run=run, seconds=_AT_START)
     except EdgekitError:
         return None  # the training itself will report the error
     return {stage: times[stage].left(_steps_done(run, stage)) for stage in missing}

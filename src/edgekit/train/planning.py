@@ -34,10 +34,11 @@ from edgekit.progress import duration
 from edgekit.recipe import SMALL_IMAGE, Architecture, DataConfig, LabelCount, Recipe, settled
 from edgekit.sizes import ImageSize
 from edgekit.text import counted
+from edgekit.train.advice.rules import ENOUGH_STEPS
 from edgekit.train.analysis.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told_apart
 from edgekit.train.estimate import StageTime, measure
 from edgekit.train.loop.devices import device_for
-from edgekit.train.time_division import DISTILLED, LABELS_SHARE, divide_time, epoch_seconds
+from edgekit.train.time_division import DISTILLED, LABELS_SHARE, TimeDivision, divide_time, epoch_seconds
 
 # On 6,000 small images, 200 epochs of a narrow ResNet-18 (1.2 million images seen) beat fewer of a wider one.
 _SEEN = 1_200_000
@@ -189,19 +190,37 @@ class _Planner:
             "distill": division.distill_epochs * distill,
             "fine-tuning and from scratch": division.of_labels,
         }
-        wanted = wanted_epochs(self.counts.pool)
-        if division.pretrain_epochs < wanted / 4:
-            more = total + (wanted - division.pretrain_epochs) * pretrain / (1 - DISTILLED) / (1 - LABELS_SHARE)
-            self.say(
-                f"note: {duration(self.seconds)} is short for this machine now: {counted(division.pretrain_epochs, 'epoch')} of pretraining fit, "
-                f"and {wanted} are better: give about --time {math.ceil(more / 60)}m"
-            )
+        self._say_if_short(division, times, total)
         chosen = RecipePlan(
             network.image_size, network.encoder, network.student, division.pretrain_epochs, division.distill_epochs if distill else "auto",
             division.steps.get("finetune"), division.steps.get("supervised"), precision, self.threads, self.flip,
             tuple(self._comments(times, shares, fixed, total, comparison)),
         )  # fmt: skip
         return chosen, total
+
+    def _say_if_short(self, division: TimeDivision, times: dict[str, StageTime], total: float) -> None:
+        """Say where the time is too short for enough epochs of pretraining, or for as many steps of distillation as the advice asks for."""
+        wanted = wanted_epochs(self.counts.pool)
+        short = []  # what fits and what is better, and the seconds of the whole training with that
+        if division.pretrain_epochs < wanted / 4:
+            missing = (wanted - division.pretrain_epochs) * epoch_seconds(times["pretrain"])
+            short.append(
+                (
+                    f"{counted(division.pretrain_epochs, 'epoch')} of pretraining fit, and {wanted}",
+                    missing / (1 - DISTILLED),
+                )
+            )
+        if division.distill_epochs:
+            steps = times["distill"].trainings[-1].steps / times["distill"].trainings[-1].epochs
+            if (fit := round(steps * division.distill_epochs)) < ENOUGH_STEPS:
+                missing = (ENOUGH_STEPS / steps - division.distill_epochs) * epoch_seconds(times["distill"])
+                short.append((f"{counted(fit, 'step')} of distillation fit, and {ENOUGH_STEPS}", missing / DISTILLED))
+        if short:
+            enough = total + max(more for _, more in short) / (1 - LABELS_SHARE)
+            self.say(
+                f"note: {duration(self.seconds)} is short for this machine now: {'; '.join(f'{what} are better' for what, _ in short)}: "
+                f"give about --time {math.ceil(enough / 60)}m"
+            )
 
     def _faster(
         self, network: PlannedNetwork, times: dict[str, StageTime]

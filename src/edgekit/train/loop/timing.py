@@ -17,7 +17,7 @@ from pathlib import Path
 
 _WINDOW = 6  # steps, of which the last ends an epoch; the very first warms up
 _MOST = 10  # windows
-_SECONDS = 3.0  # after which no window begins: quick steps are measured for longer, since each varies more
+MEASURED = 3.0  # seconds, after which no window begins: quick steps are measured for longer, since each varies more
 
 
 @dataclass
@@ -106,14 +106,17 @@ _active: ContextVar[_Timing | None] = ContextVar("timing", default=None)
 
 
 @contextmanager
-def timing_trainings(steps: int | None = None, run: Path | None = None) -> Iterator[list[TimedTraining]]:
+def timing_trainings(
+    steps: int | None = None, run: Path | None = None, seconds: float = MEASURED
+) -> Iterator[list[TimedTraining]]:
     """End every training in this block after a few steps, or after `steps`; yield the list of the measured trainings.
 
     Args:
         steps: of each training; default: as many as take a few seconds.
         run: the folder of the run that will train, whose kept files need not be made again; they are only read.
+        seconds: of each training, after which no further steps begin, where `steps` is not given.
     """
-    timing = _Timing(_WINDOW, _SECONDS, run) if steps is None else _Timing(steps, 0.0, run)
+    timing = _Timing(_WINDOW, seconds, run) if steps is None else _Timing(steps, 0.0, run)
     token = _active.set(timing)
     try:
         yield timing.trainings
