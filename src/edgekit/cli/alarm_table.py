@@ -50,4 +50,4 @@ def _set_by(alarm: Alarm) -> str:
             f"set by the best F1 on {images_counted(alarm.images, alarm.are)}, at 95 % between {low:.4g} and {high:.4g}"
         )
     images, asked = images_counted(alarm.images, alarm.are), percent(alarm.false_alarms or 0)
-    return f"set by {images} for {asked} false alarms, truly {percent(low)} to {percent(high)}"
+    return f"set by {images} for {asked} false alarms (95 % interval {percent(low)} to {percent(high)})"

@@ -36,7 +36,7 @@ def print_confidence(manifest: Manifest, console: Console) -> None:
     low, high = trained.interval
     console.print(
         f"unknown: of {images_counted(trained.quality.images, trained.quality.are)}, all of known classes, by their {trained.rule}; asked for: "
-        f"{percent(trained.false_abstain)}, with {images_counted(trained.images, trained.are)} truly {percent(low)} to {percent(high)}; "
+        f"{percent(trained.false_abstain)} (from {images_counted(trained.images, trained.are)}, so 95 % interval {percent(low)} to {percent(high)}); "
         "ECE and NLL: of the same images, before → after the temperature T",
         style="dim",
         highlight=False,

@@ -178,8 +178,8 @@ def write_geometry(folder: Path, geometry: Geometry) -> BundleFile:
 def _too_few(task: Task, count: int, are: str, fewest: int) -> str:
     what = f"only {count} {are}" if count else f"no {are}"
     return (
-        f"{task.uncalibrated}: {what}, and it takes {fewest} to set them (data.probe of a recipe, or "
-        "twice as many images in --evaluate)"
+        f"{task.uncalibrated}: {what}, of at least {fewest} (for a run, set data.probe of its recipe higher; for a model of your own, give "
+        f"--evaluate {2 * fewest} images or more)"
     )
 
 
