@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -20,18 +20,17 @@ _UP, _DOWN = 12.0, 3.5  # of a text, from its baseline
 _POINT = 9.0  # half the side of the square that a mark fills
 _CLEARLY = 1.5  # a name without a line is this many times farther from any other point than from its own
 _STEP = 8.0  # between the places that are tried farther from the point
+_FARTHEST = 160.0  # from a point to its name
 _PASSES = 5  # the names are placed again, now that all others have their places
-# What a place costs; the distance of a name from its point, in pixels, counts too.
-_OVERLAP, _OUTSIDE, _STRUCK, _UNCLEAR, _CROSSED, _ON_FRONT, _ON_LEVEL, _LINE = (
-    5000.0,
-    5000.0,
-    1000.0,
-    800.0,
-    300.0,
-    400.0,
-    250.0,
-    30.0,
-)
+
+# What a place costs, besides the distance of a name from its point in pixels.
+_OVERLAP = 5000.0  # a name on another name or on a point
+_OUTSIDE = 5000.0
+_STRUCK = 1000.0  # a line through another name
+_UNCLEAR = 800.0  # a name that could belong to another point
+_CROSSED = 300.0  # a line through another line or another point
+_ON_FRONT, _ON_LEVEL = 400.0, 250.0
+_LINE = 30.0  # a name with a line
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,11 @@ class _Place:
     anchor: str
     leader: Segment | None = None
 
+    @property
+    def roomy(self) -> Box:
+        """The text with a little room, so that neighbors do not read as one."""
+        return (self.box[0] - 5, self.box[1] - 1, self.box[2] + 5, self.box[3] + 1)
+
     def draw(self, text: str) -> Markup:
         x = {"start": self.box[0], "middle": (self.box[0] + self.box[2]) / 2, "end": self.box[2]}[self.anchor]
         label = element("text", text, class_="name small", x=x, y=self.box[3] - _DOWN, text_anchor=self.anchor)
@@ -47,6 +51,75 @@ class _Place:
             return label
         (x1, y1), (x2, y2) = self.leader
         return element("line", class_="leader", x1=x1, y1=y1, x2=x2, y2=y2) + label
+
+
+@dataclass(frozen=True)
+class _Area:
+    """What names have to avoid whatever places the other names have: points, lines with what crossing them costs, and the border."""
+
+    spots: Sequence[Spot]
+    bounds: Box
+    lines: Sequence[tuple[Segment, float]]
+
+    def ranked(self, width: float, i: int) -> list[tuple[float, _Place]]:
+        """Return the places for the name of point `i` with their costs, the cheapest first."""
+        beside = [(4.0 * rank + self._cost(place, i), place) for rank, place in enumerate(self._beside(width, i))]
+        farther = [
+            (_LINE + by + self._cost(place, i), place)
+            for by, place in self._farther(width, i)
+            if not self._covers(place.box)
+        ]
+        return sorted([*beside, *farther], key=lambda pair: pair[0])
+
+    def _beside(self, width: float, i: int) -> Iterator[_Place]:
+        x, y = self.spots[i]
+        high = _UP + _DOWN
+        above, below = y - 10 - high, y + 10
+        for left, top, anchor in (
+            (x + 12, y - high / 2, "start"),
+            (x - width / 2, above, "middle"),
+            (x - width / 2, below, "middle"),
+            (x - 12 - width, y - high / 2, "end"),
+            *((x + 6, top, "start") for top in (above, below)),
+            *((x - 6 - width, top, "end") for top in (above, below)),
+        ):
+            yield _Place((left, top, left + width, top + high), anchor)
+
+    def _farther(self, width: float, i: int) -> Iterator[tuple[float, _Place]]:
+        """Yield places with a line to the point, and how long it is."""
+        x, y = self.spots[i]
+        left_most, top_most, right, bottom = self.bounds
+        right_most, high = max(right - width, left_most), _UP + _DOWN
+        for left in [*(left_most + _STEP * n for n in range(int((right_most - left_most) / _STEP) + 1)), right_most]:
+            for n in range(int((bottom - top_most - high) / _STEP) + 1):
+                top = top_most + _STEP * n
+                end = (min(max(x, left), left + width), min(max(y, top), top + high))
+                by = math.dist((x, y), end)
+                if 2 * _POINT <= by <= _FARTHEST:
+                    start, before = (
+                        (x + (end[0] - x) * part, y + (end[1] - y) * part) for part in (_POINT / by, 1 - 2 / by)
+                    )
+                    anchor = "start" if end[0] == left else "end" if end[0] == left + width else "middle"
+                    yield by, _Place((left, top, left + width, top + high), anchor, (start, before))
+
+    def _covers(self, box: Box) -> bool:
+        return any(_shared(box, (x - _POINT, y - _POINT, x + _POINT, y + _POINT)) for x, y in self.spots)
+
+    def _cost(self, place: _Place, i: int) -> float:
+        box, own = place.box, self.spots[i]
+        left, top, right, bottom = self.bounds
+        outside = sum(max(0.0, by) for by in (left - box[0], box[2] - right, top - box[1], box[3] - bottom))
+        cost = (_OUTSIDE + outside) if outside else 0.0
+        cost += _OVERLAP * self._covers(box)
+        clear = _CLEARLY * distance(own, box)
+        for x, y in self.spots:
+            if (x, y) == own:
+                continue
+            if place.leader is None:
+                cost += _UNCLEAR * (distance((x, y), box) < clear)
+            elif math.dist((x, y), own) > _POINT:  # a line to one of two points in one place begins at both
+                cost += _CROSSED * crosses(place.leader, (x - 6, y - 6, x + 6, y + 6))
+        return cost + sum(worth for segment, worth in self.lines if crosses(segment, place.roomy))
 
 
 def place(
@@ -68,132 +141,59 @@ def place(
     lines = [(segment, _ON_FRONT) for segment in itertools.pairwise(front)]
     if level is not None:
         lines.append((((bounds[0], level), (bounds[2], level)), _ON_LEVEL))
-    widths = {i: text_width(name, _TEXT) for i, name in enumerate(names) if name is not None}
-    crowded = sorted(widths, key=lambda i: sum(math.dist(spots[i], spot) < 120 for spot in spots), reverse=True)
+    area = _Area(spots, bounds, lines)
+    ranked = {i: area.ranked(text_width(name, _TEXT), i) for i, name in enumerate(names) if name is not None}
+    crowded = sorted(ranked, key=lambda i: sum(math.dist(spots[i], spot) < 120 for spot in spots), reverse=True)
+    across, down = sorted(ranked, key=lambda i: spots[i]), sorted(ranked, key=lambda i: spots[i][1])
     places: dict[int, _Place] = {}
     lowest = math.inf
-    for order in (
-        crowded,
-        crowded[::-1],
-        sorted(widths, key=lambda i: spots[i]),
-        sorted(widths, key=lambda i: spots[i][1]),
-    ):
-        found, cost = _placed(order, widths, spots, bounds, lines)
+    for order in (crowded, crowded[::-1], across, down):
+        found, cost = _placed(order, ranked)
         if cost < lowest:
             places, lowest = found, cost
-        if cost < _CROSSED:  # nothing overlaps, and nothing crosses
+        if cost < _ON_LEVEL:  # nothing overlaps, and nothing crosses
             break
     return [places[i].draw(name) if name is not None else None for i, name in enumerate(names)]
 
 
 def _placed(
-    order: Sequence[int],
-    widths: dict[int, float],
-    spots: Sequence[Spot],
-    bounds: Box,
-    lines: Sequence[tuple[Segment, float]],
+    order: Sequence[int], ranked: Mapping[int, Sequence[tuple[float, _Place]]]
 ) -> tuple[dict[int, _Place], float]:
-    """Place the names in an order, again until none moves, and return the highest cost of a name."""
+    """Place the names in an order, again until none moves, and return the sum of their costs."""
     places: dict[int, _Place] = {}
     costs: dict[int, float] = {}
     for _ in range(_PASSES):
         before = dict(places)
         for i in order:
             others = [placed for j, placed in places.items() if j != i]
-            places[i], costs[i] = _best(widths[i], i, spots, bounds, lines, others)
+            places[i], costs[i] = _best(ranked[i], others)
         if places == before:
             break
-    return places, max(costs.values(), default=0.0)
+    return places, sum(costs.values())
 
 
-def _best(
-    width: float,
-    i: int,
-    spots: Sequence[Spot],
-    bounds: Box,
-    lines: Sequence[tuple[Segment, float]],
-    others: Sequence[_Place],
-) -> tuple[_Place, float]:
-    """Return the place with the lowest cost, and that cost."""
-    best, lowest = None, math.inf
-    for basic, candidate in _candidates(width, spots[i], bounds):
-        if basic >= lowest:  # and all later ones are farther
+def _best(ranked: Sequence[tuple[float, _Place]], others: Sequence[_Place]) -> tuple[_Place, float]:
+    """Return the place with the lowest cost beside the other names, and that cost."""
+    best, lowest = ranked[0][1], math.inf
+    for alone, candidate in ranked:
+        if alone >= lowest:  # and all later ones cost more
             break
-        cost = basic + _cost(candidate, i, spots, bounds, lines, others, lowest - basic)
+        cost = alone + sum(_between(candidate, other) for other in others)
         if cost < lowest:
             best, lowest = candidate, cost
-    assert best is not None
     return best, lowest
 
 
-def _candidates(width: float, spot: Spot, bounds: Box) -> Iterator[tuple[float, _Place]]:
-    """Yield places with what their distance costs, the cheapest first: those beside the point, then those with a line."""
-    x, y = spot
-    high, beside = _UP + _DOWN, 12.0
-    middle = y - high / 2
-    near = (
-        (x + beside, middle, "start"),
-        (x - width / 2, y - 10 - high, "middle"),
-        (x - width / 2, y + 10, "middle"),
-        (x - beside - width, middle, "end"),
-        *((x + 6, top, "start") for top in (y - 10 - high, y + 10)),
-        *((x - 6 - width, top, "end") for top in (y - 10 - high, y + 10)),
-    )
-    for rank, (left, top, anchor) in enumerate(near):
-        yield 4.0 * rank, _Place((left, top, left + width, top + high), anchor)
-    far = []
-    right_most = max(bounds[2] - width, bounds[0])
-    columns = range(int((right_most - bounds[0]) / _STEP) + 1)
-    for left in [*(bounds[0] + _STEP * n for n in columns), right_most]:
-        for n in range(int((bounds[3] - bounds[1] - high) / _STEP) + 1):
-            box = (left, bounds[1] + _STEP * n, left + width, bounds[1] + _STEP * n + high)
-            end = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
-            far_by = math.dist(spot, end)
-            if far_by >= 2 * _POINT:
-                start = (x + (end[0] - x) * _POINT / far_by, y + (end[1] - y) * _POINT / far_by)
-                anchor = "start" if end[0] == box[0] else "end" if end[0] == box[2] else "middle"
-                far.append((_LINE + far_by, _Place(box, anchor, (start, end))))
-    yield from sorted(far, key=lambda pair: pair[0])
-
-
-def _cost(
-    place: _Place,
-    i: int,
-    spots: Sequence[Spot],
-    bounds: Box,
-    lines: Sequence[tuple[Segment, float]],
-    others: Sequence[_Place],
-    enough: float,
-) -> float:
-    """Return what a place costs apart from its distance; the sum is cut short once it is `enough` to lose."""
-    box = place.box
-    outside = sum(
-        max(0.0, beyond) for beyond in (bounds[0] - box[0], box[2] - bounds[2], bounds[1] - box[1], box[3] - bounds[3])
-    )
-    cost = (_OUTSIDE + outside) if outside else 0.0
-    roomy = (box[0] - 5, box[1] - 1, box[2] + 5, box[3] + 1)
-    for other in others:
-        if cost >= enough:
-            return cost
-        if shared := _shared(roomy, other.box):
-            cost += _OVERLAP + shared
-        if other.leader is not None and crosses(other.leader, roomy):
-            cost += _STRUCK
-        if place.leader is not None:
-            cost += _STRUCK * crosses(place.leader, other.box)
-            cost += _CROSSED * (other.leader is not None and _meet(place.leader, other.leader))
-    own = distance(spots[i], box)
-    for j, (x, y) in enumerate(spots):
-        if cost >= enough:
-            return cost
-        cost += _OVERLAP * (_shared(box, (x - _POINT, y - _POINT, x + _POINT, y + _POINT)) > 0)
-        if j == i or (x, y) == spots[i]:
-            continue
-        if place.leader is None:
-            cost += _UNCLEAR * (distance((x, y), box) < _CLEARLY * own)
-        else:
-            cost += _CROSSED * crosses(place.leader, (x - 6, y - 6, x + 6, y + 6))
-    return cost + sum(worth for segment, worth in lines if crosses(segment, roomy))
+def _between(place: _Place, other: _Place) -> float:
+    """Return what a place costs because another name is where it is."""
+    shared = _shared(place.roomy, other.box)
+    cost = (_OVERLAP + shared) if shared else 0.0
+    if other.leader is not None:
+        cost += _STRUCK * crosses(other.leader, place.roomy)
+    if place.leader is not None:
+        cost += _STRUCK * crosses(place.leader, other.roomy)
+        cost += _CROSSED * (other.leader is not None and _meet(place.leader, other.leader))
+    return cost
 
 
 def distance(spot: Spot, box: Box) -> float:
