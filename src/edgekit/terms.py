@@ -139,6 +139,7 @@ TERMS = {
             ("cv",),
         ),
         Term("batch", "the number of images of one run"),
+        Term("Pareto front", "the variants for which no other variant is both more accurate and faster"),
         Term("quick", "a measurement too short for its high percentiles: a first look"),
     ),
 }  # by subject, in the order in which a report needs them

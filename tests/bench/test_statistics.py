@@ -90,6 +90,16 @@ def test_a_speed_up_is_compared_round_by_round() -> None:
     assert (uneven.low, uneven.median, uneven.high) == (2, 3, 4)
 
 
+def test_a_speed_up_of_one_process_has_no_range() -> None:
+    got = speedup(latency([100, 110, 120], rounds=[3]), latency([50, 55, 60], rounds=[3]))
+    assert got is not None
+    assert (got.median, got.low, got.high) == (2, None, None)
+    # A second round without samples on one side leaves one pair of processes.
+    got = speedup(latency([100, 110, 120], rounds=[3, 0]), latency([50, 55, 60, 60], rounds=[3, 1]))
+    assert got is not None
+    assert (got.median, got.low, got.high) == (2, None, None)
+
+
 def test_a_speed_up_needs_the_same_rounds() -> None:
     assert speedup(latency([1, 1], rounds=[2]), latency([1, 1], rounds=[1, 1])) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.report import charts
+from edgekit.report import charts, grids
 from edgekit.report.page import write_report
 from edgekit.terms import TERMS, used
 from tests.helpers.report_sample import make_answers, make_remote, make_run
@@ -171,7 +172,7 @@ def evaluation_of(run: Path) -> dict[str, Any]:
 def test_terms_of_the_page_are_explained(report: Path, opened: Callable[..., Opened]) -> None:
     page = opened(report, viewport={"width": 1280, "height": 900}).page
     shown = page.locator("#terms dt").all_inner_texts()
-    assert {"pool", "kNN", "SQNR", "McNemar's p", "p50", "verified"} <= set(shown)
+    assert {"pool", "kNN", "SQNR", "McNemar's p", "p50", "verified", "Pareto front"} <= set(shown)
     assert not {"detector", "PRO", "mAP"} & set(shown), "of other tasks"
     assert shown == [term.name for terms in TERMS.values() for term in terms if term.name in shown]
 
@@ -306,23 +307,154 @@ def test_no_text_of_the_accuracy_chart_lies_on_another(
         charts.AccuracyRow("Student", "distilled from the teacher", "student", 0.964, 0.939, 0.979),
     ]
     drawn = charts.stages(rows, gain_from=0.838, gain_to="Student")
+    seen = open_chart(drawn, tmp_path, opened, size)
+    boxes = text_boxes(seen, size)
+    assert "+12.6 points" in [text for text, *_ in boxes]
+    assert_apart(boxes)
+
+
+def open_chart(drawn: str, folder: Path, opened: Callable[..., Opened], size: str) -> Opened:
     style = Path(charts.__file__).with_name("style.css").read_text()
-    path = tmp_path / "chart.html"
+    path = folder / "chart.html"
     path.write_text(
-        f'<!doctype html><meta charset="utf-8"><style>{style}</style><div style="width: 880px">{drawn}</div>'
+        f'<!doctype html><meta charset="utf-8"><style>{style}</style><div style="max-width: 880px">{drawn}</div>'
     )
-    seen = opened(path, viewport={"width": charts.WIDTH[size] + 20 if size == "narrow" else 1280, "height": 900})
+    return opened(path, viewport={"width": charts.WIDTH[size] + 20 if size == "narrow" else 1280, "height": 900})
+
+
+def text_boxes(seen: Opened, size: str) -> list[tuple[str, float, float, float, float]]:
+    """The texts of a chart with left, top, right and bottom in pixels."""
     boxes = seen.page.evaluate(
         f"[...document.querySelectorAll('svg.{size} text')]"
         ".map(t => { const b = t.getBoundingClientRect(); return [t.textContent, b.left, b.top, b.right, b.bottom]; })"
     )
     assert all(right > left for _, left, _, right, _ in boxes), "the other drawing is shown"
-    assert "+12.6 points" in [text for text, *_ in boxes]
+    return [tuple(box) for box in boxes]
+
+
+def assert_apart(boxes: list[tuple[str, float, float, float, float]]) -> None:
     for i, (text, left, top, right, bottom) in enumerate(boxes):
         for other, *box in boxes[i + 1 :]:
             across = min(right, box[2]) - max(left, box[0])
             down = min(bottom, box[3]) - max(top, box[1])  # a box is higher than its letters
             assert across <= 1 or down <= 5, f"{text} and {other}"
+
+
+TRADEOFFS = {
+    # Three of four points are on one level, and two of these are close.
+    "close": [
+        charts.TradeoffPoint("onnx-fp32", 0.1045, 0.9694, "onnxruntime", "fp32", False),
+        charts.TradeoffPoint("onnx-int8", 0.082, 0.9666, "onnxruntime", "int8", False),
+        charts.TradeoffPoint("openvino-int8", 0.1095, 0.9694, "openvino", "int8", False),
+        charts.TradeoffPoint("openvino-fp16", 0.124, 0.9694, "openvino", "fp16", False),
+    ],
+    # The front goes up steeply through where the names would be.
+    "front": [
+        charts.TradeoffPoint("onnx-fp32", 0.140, 0.9694, "onnxruntime", "fp32", False),
+        charts.TradeoffPoint("openvino-fp16", 0.132, 0.9680, "openvino", "fp16", False),
+        charts.TradeoffPoint("onnx-int8", 0.125, 0.9611, "onnxruntime", "int8", False),
+        charts.TradeoffPoint("openvino-int8", 0.118, 0.9583, "openvino", "int8", False),
+        charts.TradeoffPoint("onnx-int8-tensor", 0.119, 0.9581, "onnxruntime", "int8", True),
+        charts.TradeoffPoint("tensorrt-fp16", 0.126, 0.9614, "tensorrt", "fp16", False),
+    ],
+    "one place": [
+        charts.TradeoffPoint(name, 0.1, 0.9694, "onnxruntime", "int8", False)
+        for name in ("onnx-int8", "openvino-int8 ×2", "onnx-int8-tensor")
+    ],
+}
+
+
+@pytest.mark.parametrize("size", ["narrow", "wide"])
+@pytest.mark.parametrize("case", list(TRADEOFFS))
+def test_each_name_of_the_tradeoff_is_free_and_belongs_to_one_point(
+    tmp_path: Path, opened: Callable[..., Opened], case: str, size: str
+) -> None:
+    marks = TRADEOFFS[case]
+    seen = open_chart(charts.tradeoff(marks, 0.9694), tmp_path, opened, size)
+    assert_apart(text_boxes(seen, size))
+    found = seen.page.evaluate(
+        f"[...document.querySelectorAll('svg.{size} g')].filter(g => g.querySelector('title')).map(g => {{"
+        " const box = e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };"
+        " const line = g.querySelector('line.leader'), at = g.ownerSVGElement.getScreenCTM();"
+        " const end = (x, y) => [at.a * x.baseVal.value + at.e, at.d * y.baseVal.value + at.f];"
+        " return {name: g.querySelector('text').textContent, text: box(g.querySelector('text')), dot: box(g.querySelector('.dot')),"
+        " leader: line && [end(line.x1, line.y1), end(line.x2, line.y2)]}; })"
+    )
+    assert [mark["name"] for mark in found] == [mark.label for mark in marks]
+    chart = seen.page.locator(f"svg.{size}").bounding_box()
+    assert chart is not None
+    middles = [((d[0] + d[2]) / 2, (d[1] + d[3]) / 2) for d in (mark["dot"] for mark in found)]
+    for mark, own in zip(found, middles, strict=True):
+        name, text = mark["name"], mark["text"]
+        assert text[0] >= chart["x"], name
+        assert text[2] <= chart["x"] + chart["width"], name
+        for other in found:
+            across = min(text[2], other["dot"][2]) - max(text[0], other["dot"][0])
+            down = min(text[3], other["dot"][3]) - max(text[1], other["dot"][1])
+            assert across <= 1 or down <= 4, f"{name} on the point of {other['name']}"
+        if mark["leader"] is None:
+            for other, middle in zip(found, middles, strict=True):
+                if math.dist(own, middle) > 1:  # of several points in one place, none is the nearest
+                    assert distance(middle, text) > 1.2 * distance(own, text), f"{name} could belong to {other['name']}"
+        else:
+            start, end = mark["leader"]
+            assert math.dist(start, own) < 12, name
+            assert distance(end, text) < 5, name
+    front = seen.page.evaluate(
+        f"[...document.querySelectorAll('svg.{size} path.front')].flatMap(p => {{ const at = p.getScreenCTM();"
+        " return [...Array(400).keys()].map(i => p.getPointAtLength(p.getTotalLength() * i / 399))"
+        "   .map(q => [at.a * q.x + at.e, at.d * q.y + at.f]); })"
+    )
+    assert front
+    for x, y in front:
+        for mark in found:
+            left, top, right, bottom = mark["text"]
+            assert not (left < x < right and top + 3 < y < bottom - 3), f"the front crosses {mark['name']}"
+
+
+def distance(spot: tuple[float, float], box: list[float]) -> float:
+    """How far a point is from a box."""
+    return math.dist(spot, (min(max(spot[0], box[0]), box[2]), min(max(spot[1], box[1]), box[3])))
+
+
+@pytest.mark.parametrize("size", ["narrow", "wide"])
+def test_turned_names_of_a_grid_end_below_its_title(tmp_path: Path, opened: Callable[..., Opened], size: str) -> None:
+    names = [f"augmentation {i}" for i in range(10)]
+    drawn = grids.heat(grids.HeatMap(["a", "b"], names, "rows", "columns", [[0.5] * 10, [0.7] * 10]))
+    boxes = text_boxes(open_chart(drawn, tmp_path, opened, size), size)
+    (title,) = [box for box in boxes if box[0] == "columns →"]
+    tops = [box[2] for box in boxes if box[0] in names]
+    assert len(tops) == 10
+    assert min(tops) > title[4] - 1
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run whose classes have names that are too long for the cells of the confusion matrix."""
+    return write_report(
+        make_run(tmp_path_factory.mktemp("runs") / "run", classes=[f"product-{i}" for i in range(10)])
+    ).path
+
+
+@pytest.mark.parametrize(("size", "width"), [("narrow", 390), ("wide", 1280)])
+def test_vertical_class_names_end_below_what_is_above_the_matrix(
+    products: Path, opened: Callable[..., Opened], size: str, width: int
+) -> None:
+    boxes = text_boxes(opened(products, viewport={"width": width, "height": 900}), f"{size}[aria-label^=Confusion]")
+    (title,) = [box for box in boxes if box[0].startswith("class ↓")]
+    vertical = [box for box in boxes if box[0].startswith("product-") and box[4] - box[2] > box[3] - box[1]]
+    assert len(vertical) == 10
+    assert min(box[2] for box in vertical) > title[4] + 2
+
+
+def test_a_phone_shows_the_whole_text_of_each_mistake(products: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(products, viewport={"width": 390, "height": 844}).page
+    texts = page.evaluate(
+        "[...document.querySelectorAll('.worst p')].map(p => [p.innerText, p.scrollHeight - p.clientHeight, p.scrollWidth - p.clientWidth])"
+    )
+    assert sum(text.endswith("90\u00a0%") for text, *_ in texts) == 12
+    for text, below, beside in texts:
+        assert (below, beside) == (0, 0), text
 
 
 def test_dark_follows_the_system_and_the_button(report: Path, opened: Callable[..., Opened]) -> None:
@@ -377,6 +509,52 @@ def test_paper_is_white_and_shows_everything(report: Path, opened: Callable[...,
     pdf = seen.page.pdf(format="A4")
     assert pdf.startswith(b"%PDF")
     assert seen.page.locator("details:not([open])").count() == 0  # opened before printing
+
+
+def against_fp32(seen: Opened) -> tuple[str, list[tuple[str, str]]]:
+    """The head's tooltip and the cells, with their tooltips, of the column with the speed against FP32."""
+    table = seen.page.locator("#latency table.latency")
+    head = table.locator("thead th", has_text="Against FP32").locator("button").get_attribute("title")
+    cells = table.locator("tbody tr td:last-child").all()
+    return head or "", [(cell.inner_text(), cell.get_attribute("title") or "") for cell in cells]
+
+
+def test_a_speed_up_of_one_process_each_has_no_range(
+    whole: Path, report: Path, tmp_path: Path, opened: Callable[..., Opened]
+) -> None:
+    head, cells = against_fp32(opened(report, viewport={"width": 1280, "height": 900}))
+    assert "one round" in head
+    assert "process" in head
+    assert sum(" to " in text for text, _ in cells) == 2  # both INT8 variants of ONNX Runtime, of three rounds
+    run = Path(shutil.copytree(whole, tmp_path / "quick"))
+    for path in (run / "bench").glob("*.json"):
+        content = json.loads(path.read_text())
+        content["measurement"]["rounds"] = [sum(content["measurement"]["rounds"])]
+        path.write_text(json.dumps(content))
+    _, cells = against_fp32(opened(write_report(run).path, viewport={"width": 1280, "height": 900}))
+    ratios = [(text, title) for text, title in cells if "×" in text]
+    assert len(ratios) == 2
+    for text, title in ratios:
+        assert re.fullmatch(r"\d\.\d\d×", text.strip()), text
+        assert "one process" in title
+
+
+def test_the_steps_name_the_settings_that_were_chosen_from_scratch(
+    whole: Path, tmp_path: Path, opened: Callable[..., Opened]
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "searched"))
+    path = run / "supervised" / "stage.json"
+    record = json.loads(path.read_text())
+    record["inputs"]["config"] = {"epochs": 50}
+    tried = [{"name": name, "epochs": 100, "probe_top1": 0.6} for name in ("recipe", "mild", "none")]
+    for chosen, tries, words in (
+        ("recipe-longer", [*tried, {"name": "recipe-longer", "epochs": 300, "probe_top1": 0.8}], "best of 4 settings, 300 epochs"),
+        ("recipe", tried[:1], "for comparison, 50 epochs"),  # one setting is no choice: the epochs of the stage
+        ("lost", tried, "for comparison, 50 epochs"),
+    ):  # fmt: skip
+        path.write_text(json.dumps(record | {"metrics": {"search": tries, "chosen": chosen}}))
+        steps = opened(write_report(run).path).page.locator(".steps li", has_text="From scratch")
+        assert words in steps.inner_text()
 
 
 def test_tables_sort(report: Path, opened: Callable[..., Opened]) -> None:

@@ -44,11 +44,12 @@ def drift(samples: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times faster one variant is than another: the median over the rounds, and the lowest and highest round."""
+    """How many times faster one variant is than another: the median over the rounds, and the lowest and highest round; these two are None
+    with a single round, because how much the ratio differs between processes is unknown then."""
 
     median: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def speedup(base: Latency, other: Latency) -> Speedup | None:
@@ -63,7 +64,8 @@ def speedup(base: Latency, other: Latency) -> Speedup | None:
     ]
     if len(base.rounds) != len(other.rounds) or not ratios:
         return None
-    return Speedup(float(np.median(ratios)), min(ratios), max(ratios))
+    several = len(ratios) > 1
+    return Speedup(float(np.median(ratios)), min(ratios) if several else None, max(ratios) if several else None)
 
 
 def gain(base: Latency, other: Latency) -> float | None:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from edgekit import targets
 from edgekit.report.format import milliseconds, percent, plain, points
+from edgekit.report.labels import place
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.shares import difference
 from edgekit.text import counted
@@ -157,17 +158,15 @@ def _tradeoff(
     )  # at least three points, so that noise does not look large
     frame = PlotFrame(Scale(low, high, left, right, log=True), Scale(middle - half, middle + half, bottom, top))
     parts = [frame.axes("median latency, ms (log scale)", f"{metric[:1].lower()}{metric[1:]}", y_format=percent)]
-    occupied: list[tuple[float, float, float, float]] = []
     spots = [(frame.x(p.latency), frame.y(p.accuracy)) for p in marks]
-    occupied += [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
-    if reference is not None:
-        y = frame.y(reference)
-        parts.append(element("line", class_="reference", x1=left, x2=right, y1=y, y2=y))
-        occupied.append((left, y - 2, right, y + 2))
+    level = frame.y(reference) if reference is not None else None
+    if level is not None:
+        parts.append(element("line", class_="reference", x1=left, x2=right, y1=level, y2=level))
     front = [(frame.x(p.latency), frame.y(p.accuracy)) for p in pareto(marks)]
     if len(front) > 1:
         parts.append(path(front, "front"))
-    for mark, (x, y) in zip(marks, spots, strict=True):
+    names = place([mark.label for mark in marks], spots, (left, top - 5, right, bottom), front, level)
+    for mark, (x, y), name in zip(marks, spots, names, strict=True):
         joules = f", {mark.energy * 1e3:.3g} mJ per image" if mark.energy is not None else ""
         tip = element("title", f"{mark.label}: {percent(mark.accuracy)}, {milliseconds(mark.latency)}{joules}")
         parts.append(
@@ -175,10 +174,10 @@ def _tradeoff(
                 "g",
                 tip,
                 _shape(targets.marker(mark.runtime), x, y),
+                name,
                 class_=f"{mark.precision}{' rejected' if mark.rejected else ''}",
             )
         )
-        parts.append(_place(mark.label, x, y, occupied, (left, top - 10, right, bottom)))
     return drawing(width, height, alt_text, *parts, class_=size)
 
 
@@ -199,44 +198,6 @@ def _shape(marker: str, x: float, y: float) -> Markup:
         return element("rect", class_="dot", x=x - 6.5, y=y - 6.5, width=13, height=13, rx=1.5)
     corners = " L".join(f"{x + dx:.1f} {y + dy:.1f}" for dx, dy in _CORNERS[marker])
     return element("path", class_="dot", d=f"M{corners} Z")
-
-
-def _place(
-    text: str,
-    x: float,
-    y: float,
-    occupied: list[tuple[float, float, float, float]],
-    bounds: tuple[float, float, float, float],
-) -> Markup:
-    """Place a label beside a point where it overlaps least."""
-    long = 7.0 * len(text)
-    choices = [
-        ("start", x + 13, y + 4.5, x + 13),
-        ("middle", x, y - 14, x - long / 2),
-        ("middle", x, y + 25, x - long / 2),
-        ("end", x - 13, y + 4.5, x - 13 - long),
-        *(("start", x + 10, y + dy, x + 10) for dy in (-16, 24, -32, 40)),
-        *(("end", x - 10, y + dy, x - 10 - long) for dy in (-16, 24, -32, 40)),
-    ]
-
-    def overlap(choice: tuple[str, float, float, float]) -> float:
-        _, _, baseline, start = choice
-        box = (start, baseline - 11, start + long, baseline + 3)
-        outside = (
-            max(0, bounds[0] - box[0])
-            + max(0, box[2] - bounds[2])
-            + max(0, bounds[1] - box[1])
-            + max(0, box[3] - bounds[3])
-        )
-        shared = sum(
-            max(0, min(box[2], b[2]) - max(box[0], b[0])) * max(0, min(box[3], b[3]) - max(box[1], b[1]))
-            for b in occupied
-        )
-        return outside * 50 + shared
-
-    anchor, left, baseline, start = min(choices, key=overlap)
-    occupied.append((start, baseline - 11, start + long, baseline + 3))
-    return element("text", text, class_="name small", x=left, y=baseline, text_anchor=anchor)
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,9 @@ def tradeoff(facts: ReportFacts, top: Headline) -> ReportFigure | None:
         ["hollow: rejected"] if any(m.rejected for m in marks) else []
     )
     if len(charts.pareto(marks)) > 1:
-        thrift = " or uses less energy" if any(m.energy is not None for m in marks) else ""
-        looks.append(f"line: the Pareto front, where no other variant is faster, more accurate{thrift}")
+        thrift = any(m.energy is not None for m in marks)
+        better = "faster, more accurate and more economical" if thrift else "both more accurate and faster"
+        looks.append(f"line: the Pareto front, where no other variant is {better}")
     note = ", ".join(looks)
     return ReportFigure(charts.tradeoff(marks, top.of_float, metric_name(facts.task)), keys, note)
 

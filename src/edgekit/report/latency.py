@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from edgekit import targets
-from edgekit.bench.statistics import SAMPLES_NEEDED, fp32_of, speedup
+from edgekit.bench.statistics import SAMPLES_NEEDED, Speedup, fp32_of, speedup
 from edgekit.report import format as show
 from edgekit.report.facts import LatencyFacts, ReportFacts
 from edgekit.report.tables import Column, Table, TableCell
+
+_AGAINST = (
+    "how many times faster than FP32 in the same runtime: the median over the rounds, and the lowest and highest round. Each round is "
+    "a process of its own; with one round, as in a quick measurement, there is no range, because nothing shows how much processes differ"
+)
 
 
 def latencies(facts: ReportFacts) -> Table | None:
@@ -21,7 +26,7 @@ def latencies(facts: ReportFacts) -> Table | None:
         *(Column(name, title=f"needs {needed:,} samples") for name, needed in SAMPLES_NEEDED.items()),
         Column("CV", title="coefficient of variation: standard deviation over mean"),
         Column("Images/s", title="batch over mean latency"),
-        Column("Against FP32", title="how many times faster than FP32 in the same runtime, round by round"),
+        Column("Against FP32", title=_AGAINST),
     ]
     return Table("Latency", columns, [_latency_row(m, facts) for m in facts.measured])
 
@@ -44,10 +49,17 @@ def _latency_row(m: LatencyFacts, facts: ReportFacts) -> list[TableCell]:
         *cells,
         TableCell(show.percent(latency.cv), latency.cv),
         TableCell(show.significant(latency.throughput), latency.throughput),
-        TableCell(f"{ratio.median:.2f}×", ratio.median, note=f"{ratio.low:.2f} to {ratio.high:.2f}")
-        if ratio
-        else TableCell("–"),
+        _ratio_cell(ratio),
     ]
+
+
+def _ratio_cell(ratio: Speedup | None) -> TableCell:
+    if ratio is None:
+        return TableCell("–")
+    if ratio.low is None or ratio.high is None:
+        why = "measured in one process each: no range"
+        return TableCell(f"{ratio.median:.2f}×", ratio.median, title=why)
+    return TableCell(f"{ratio.median:.2f}×", ratio.median, note=f"{ratio.low:.2f} to {ratio.high:.2f}")
 
 
 def scenarios(facts: ReportFacts) -> Table | None:

@@ -16,7 +16,7 @@ from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.facts import ReportFacts
 from edgekit.report.figures import LegendEntry, ReportFigure
-from edgekit.report.svg import drawing, element
+from edgekit.report.svg import drawing, element, text_width
 from edgekit.report.tables import Column, Table, TableCell
 from edgekit.tasks.heat_maps import overlay
 from edgekit.tasks.occlusion import drawn_span
@@ -28,7 +28,7 @@ MATRIX_CLASSES = (
 SEEN = Preprocessing(image_size=64, resize_to=64, fit="stretch")
 _PAIRS = 40
 _LARGE_BYTES = 16_000  # of a picture: with twenty of them, the page should stay below half a megabyte
-_LETTER = 7.6  # approximate width of a label's letter, in pixels
+_TEXT = 12.5  # font size of a label, in pixels, as style.css has it for `name small`
 _LONGEST = 16  # letters of a label in the matrix; the cell's tooltip has the whole name
 _ON_DARK = 0.6  # from this share on, numbers have the light color
 
@@ -125,12 +125,12 @@ def picture_url(picture: NDArray[np.uint8]) -> str:
 def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:
     width, count = WIDTH[size], len(names)
     labels = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
-    longest = max(len(label) for label in labels) * _LETTER
+    longest = max(text_width(label, _TEXT) for label in labels)
     left = min(longest + 12, width / 4)
     cell = min((width - left) / count, 72.0 if size == "wide" else 48.0)
     height = min(cell, 40.0)
     steep = longest > cell - 4
-    top = 24 + (min(longest, 130.0) if steep else 18)
+    top = 32 + (longest if steep else 10)  # the vertical names end 8 above the cells, and below the words at the top
     numbers = cell >= 17
     look = "name small" if min(cell, height) >= 14 else "name tiny"
     parts = [
@@ -145,7 +145,9 @@ def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:
             "text_anchor": "start" if steep else "middle",
             "transform": turn,
         }
-        fits = label[: max(1, int((left - 10) / _LETTER))] if size == "narrow" else label
+        fits = label
+        while len(fits) > 1 and text_width(fits, _TEXT) > left - 8:
+            fits = fits[:-1]
         parts.append(element("text", label, class_=look, **column))
         parts.append(element("text", fits, class_=look, x=left - 8, y=top + (i + 0.5) * height + 4, text_anchor="end"))
     totals = np.maximum(cells.sum(axis=1), 1)

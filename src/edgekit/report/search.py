@@ -13,6 +13,7 @@ from edgekit.files import write_text
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.figures import LegendEntry, ReportFigure
+from edgekit.report.labels import place
 from edgekit.report.page import filled, require_jinja2
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.report.tables import Column, Table
@@ -154,46 +155,18 @@ def _drawn(found: Search, marks: Sequence[SearchPoint], size: Size, alt_text: st
         if point.score > best:
             front.append(point)
             best = point.score
+    line = [(frame.x(p.latency), frame.y(p.score)) for p in front]
     if len(front) > 1:
-        parts.append(path([(frame.x(p.latency), frame.y(p.score)) for p in front], "front"))
-    spots = [(frame.x(p.latency), frame.y(p.score)) for p in marks]
-    boxes = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
+        parts.append(path(line, "front"))
     named = {p.name for p in [*[p for p in front if p.name == found.winner], *front][:_LABELS]} | {found.winner}
-    for point in sorted(marks, key=lambda p: (p.name != found.winner, -p.score)):
-        x, y = frame.x(point.latency), frame.y(point.score)
+    spots = [(frame.x(p.latency), frame.y(p.score)) for p in marks]
+    names = [p.name if p.name in named else None for p in marks]
+    labels = place(names, spots, (left, top - 5, right, bottom), line)
+    for point, (x, y), label in zip(marks, spots, labels, strict=True):
         tip = f"{point.name}: {show.percent(point.score)}, {show.milliseconds(point.latency)}, {show.size(point.bytes)}"
         dot = element("circle", class_="dot", cx=x, cy=y, r=8.5 if point.name == found.winner else 6.0)
-        parts.append(element("g", element("title", tip), dot, class_="s1" if point.kept else "s3"))
-        if point.name in named:
-            label = _label(point.name, x, y, boxes, (left, top, right, bottom))
-            if label is None and point.name == found.winner:  # named in any case
-                label = _label(point.name, x, y, [], (left, top, right, bottom))
-            if label is not None:
-                parts.append(label)
+        parts.append(element("g", element("title", tip), dot, label, class_="s1" if point.kept else "s3"))
     return drawing(width, height, alt_text, *parts, class_=size)
-
-
-def _label(
-    text: str,
-    x: float,
-    y: float,
-    boxes: list[tuple[float, float, float, float]],
-    frame: tuple[float, float, float, float],
-) -> Markup | None:
-    """Place a name above, below, left or right of its point where it is free; None if it is nowhere."""
-    long = 6.6 * len(text)
-    for anchor, at_x, at_y, start in (
-        ("start", x + 11, y + 4, x + 11),
-        ("end", x - 11, y + 4, x - 11 - long),
-        ("middle", x, y - 13, x - long / 2),
-        ("middle", x, y + 22, x - long / 2),
-    ):
-        box = (start, at_y - 11, start + long, at_y + 3)
-        inside = box[0] >= frame[0] and box[2] <= frame[2] and box[1] >= frame[1] - 12 and box[3] <= frame[3]
-        if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes):
-            boxes.append(box)
-            return element("text", text, class_="name small", x=at_x, y=at_y, text_anchor=anchor)
-    return None
 
 
 def _shown(candidate: SearchCandidate) -> SearchVariant | None:

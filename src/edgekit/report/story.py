@@ -174,6 +174,17 @@ def _epochs(facts: ReportFacts, stage: str) -> str:
     return counted(epochs, "epoch") if isinstance(epochs, int) else f"{epochs} epochs"
 
 
+def _from_scratch(facts: ReportFacts) -> str:
+    """Return the epochs of the supervised student; where several settings were tried, those of the chosen ones: `best of 4 settings, 300 epochs`."""
+    known = facts.stages.get("supervised")
+    tried, name = (known.record.metrics.get(key) for key in ("search", "chosen")) if known else (None, None)
+    entries = [entry for entry in tried if isinstance(entry, dict)] if isinstance(tried, list) else []
+    epochs = next((entry.get("epochs") for entry in entries if entry.get("name") == name), None)
+    if len(entries) < 2 or not isinstance(epochs, int):
+        return _epochs(facts, "supervised")
+    return f"best of {len(entries)} settings, {counted(epochs, 'epoch')}"
+
+
 def steps(facts: ReportFacts) -> list[Step]:
     """Return the steps from the images to the measured model."""
     recipe = facts.recipe
@@ -192,7 +203,7 @@ def steps(facts: ReportFacts) -> list[Step]:
         ),
         "finetune": ("Fine-tune", f"{labels}, {_epochs(facts, 'finetune')}"),
         "distill": ("Distill", f"{architecture(recipe.distill.student)}, {_epochs(facts, 'distill')}"),
-        "supervised": ("From scratch", f"for comparison, {_epochs(facts, 'supervised')}"),
+        "supervised": ("From scratch", f"for comparison, {_from_scratch(facts)}"),
     }
     listed = []
     if facts.detects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -114,6 +115,22 @@ class PlotFrame:
         )
         parts.append(element("text", y_label, class_="label", x=0.0, y=top - 14))
         return Markup("").join(parts)
+
+
+_SLIM, _BROAD = frozenset("fijlrtI-.,:;|!'()[]/ ·×"), frozenset("mwMW@%…")
+
+
+def text_width(text: str, size: float) -> float:
+    """Return how wide a bold text of a font size is at most, in pixels; the letters are those of DejaVu Sans, the widest of the page's fonts."""
+    return size * sum(_ems(letter) for letter in text)
+
+
+def _ems(letter: str) -> float:
+    if unicodedata.combining(letter):
+        return 0.0
+    if unicodedata.east_asian_width(letter) in "WF":
+        return 1.05
+    return 0.52 if letter in _SLIM else 1.1 if letter in _BROAD else 0.86 if letter.isupper() else 0.73
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
