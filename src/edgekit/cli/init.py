@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli import completers
 from edgekit.cli.choices import ParamType
 from edgekit.errors import EdgekitError
 from edgekit.task_names import TASK_NAMES
@@ -41,11 +42,12 @@ class Time(ParamType[float]):
 
 
 @click.command(name="init")
-@click.argument("folder")
+@click.argument("folder", shell_complete=completers.files)
 @click.option("--name", help="Name of the run.  [default: the folder's]")
 @click.option(
     "--labels",
     metavar="BUDGET",
+    shell_complete=completers.files,
     help="Labels to use: a number per class (10), a share (0.1), or a CSV file with the column `file`.  [default: all]",
 )
 @click.option(
@@ -69,6 +71,7 @@ class Time(ParamType[float]):
 @click.option(
     "--teacher",
     metavar="MODEL",
+    shell_complete=completers.files,
     help="Learn the features of a pretrained encoder, without labels: timm:NAME, torchvision:NAME, module:factory, a file of "
     "weights, or the folder of a run.",
 )

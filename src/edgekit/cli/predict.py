@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from edgekit.cli import completers
 from edgekit.cli.choices import Number
 from edgekit.terminal import echo
 
@@ -30,14 +31,18 @@ _IN_JSON_LINES = "-"
 
 
 @click.command(name="predict")
-@click.argument("bundle")
+@click.argument("bundle", shell_complete=completers.files)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[IMAGE…]")
 @click.option(
     "--video",
     metavar="FILE|camera:N|URL",
+    shell_complete=completers.files,
     help="Classify every frame of a video, or of a camera until Ctrl-C.  [needs OpenCV]",
 )
-@click.option("--variant", metavar="ID", help="The variant to use.  [default: a verified one, see docs/bundle.md]")
+@click.option(
+    "--variant", metavar="ID", shell_complete=completers.variants,
+    help="The variant to use.  [default: a verified one, see docs/bundle.md]",
+)  # fmt: skip
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to print.")
 @click.option(
     "--threshold",
@@ -77,6 +82,7 @@ _IN_JSON_LINES = "-"
 @click.option(
     "--embedding",
     metavar="FILE|-",
+    shell_complete=completers.files,
     help="Write the embeddings to a .npz (with the file names) or .npy file; - adds them to the JSON lines.",
 )
 def command(
