@@ -82,7 +82,7 @@ def _providers() -> str:
 @click.option(
     "--quick",
     is_flag=True,
-    help="A first look: one short round; most percentiles are n/a.",
+    help="A first look: one short round. A percentile that needs more samples than that gives is n/a.",
 )
 @click.option(
     "--output",
