@@ -54,6 +54,17 @@ def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapp
     return target, hashlib.sha256(text).hexdigest()
 
 
+def archived_manifest(archive: Path, manifest: str) -> bytes:
+    """Return the bytes of the manifest in an archived bundle; nothing is extracted.
+
+    Raises:
+        BundleError: it is not a bundle.
+        Unreadable: it is not a readable .zip.
+    """
+    with open_regular(archive) as stream, understood(archive, "a .zip"), zipfile.ZipFile(stream) as content:
+        return _manifest(content, archive, manifest)[1]
+
+
 def _sha256(stream: BinaryIO) -> str:
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):

@@ -115,9 +115,11 @@ class RunFolder:
         """Open an existing run.
 
         Raises:
-            RunError: there is no such folder, or it holds no recipe.
+            RunError: there is no such folder, it is a file, or it holds no recipe.
         """
         run = cls(path)
+        if run.path.is_file():
+            raise RunError(f"{run.path}: a file, not a run", "give the folder that `edgekit train` printed")
         if not run.path.is_dir():
             raise RunError(f"{run.path}: no such run", "train one with `edgekit train recipe.yaml`")
         if not run.recipe_path.is_file():

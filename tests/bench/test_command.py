@@ -25,7 +25,9 @@ from edgekit.bench.outcome import RoundOutcome, RoundTimeline, Watch
 from edgekit.bench.process import run_worker
 from edgekit.bench.request import Request
 from edgekit.bench.rounds import BenchPlan, bench
+from edgekit.bench.statistics import percentiles
 from edgekit.bundle import MANIFEST, Bundle, BundleFile
+from edgekit.cli.bench import command
 from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
 from edgekit.result import Latency, Result
 from edgekit.runtimes import load
@@ -100,6 +102,16 @@ def test_a_quick_bench_measures_every_variant_and_writes_its_results(folder: Pat
         assert latency.settings
         assert "governor" in latency.conditions
         assert result.command[1] == "bench"
+
+
+def test_the_help_of_quick_says_which_percentiles_are_missing() -> None:
+    """One second is enough for every percentile of a fast model: the number of samples decides, not --quick."""
+    text = {parameter.name: getattr(parameter, "help", None) for parameter in command.params}["quick"]
+    assert text == "A first look: one short round. A percentile that needs more samples than that gives is n/a."
+    plan, seconds_of_a_run = BenchPlan.quick(), 0.0005
+    found = percentiles(np.arange(plan.seconds / seconds_of_a_run))
+    assert [name for name, value in found.items() if value is None] == ["p99.9"]
+    assert [name for name, value in percentiles(np.arange(plan.runs)).items() if value is not None] == ["p50"]
 
 
 def test_json_and_several_batches(folder: Path, tmp_path: Path) -> None:

@@ -148,6 +148,22 @@ def test_a_run_in_place_of_its_bundle(edgekit: Run, tmp_path: Path, command: lis
     refused(edgekit(*command), "runs/a: not a bundle, it has no bundle.json", "did you mean runs/a/export?")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "runs/a"],
+        ["ablate", "augmentations", "runs/a"],
+        ["search", "runs/a", "--budget", "p50 < 5 ms"],
+        ["augment", "preview", "runs/a"],
+    ],
+)
+def test_a_run_in_place_of_its_recipe(edgekit: Run, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "runs" / "a" / "data").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "data" / "stage.json").touch()
+    (tmp_path / "runs" / "a" / "recipe.yaml").touch()
+    refused(edgekit(*command), "runs/a: a run, not a recipe", "`edgekit train runs/a/recipe.yaml`")
+
+
 def test_a_list_from_a_closed_standard_input(edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_bundle(tmp_path / "b")
     monkeypatch.setattr(sys, "stdin", None)  # as Python sets it
@@ -225,6 +241,13 @@ def test_commands_on_what_is_no_run(edgekit: Run, tmp_path: Path, command: str) 
     refused(edgekit(command, "runs/none"), "runs/none")
     (tmp_path / "empty").mkdir()
     refused(edgekit(command, "empty"), "empty")
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["report"], ["transfer"], ["embed"], ["label", "suggest"]])
+def test_a_recipe_in_place_of_its_run(edgekit: Run, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text("data: {labeled: digits}")
+    images = ["photos"] if command[0] in ("transfer", "embed") else []
+    refused(edgekit(*command, "recipe.yaml", *images), "recipe.yaml: a file, not a run (give the folder")
 
 
 def test_evaluate_names_the_stage_that_is_missing(edgekit: Run, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_the_map_lies_on_the_image_where_the_signal_is(planted: Bundle, tmp_path
     (tmp_path / "in" / "b.png").write_bytes(b"no image")
     code, out, err = edgekit("predict", planted.path, tmp_path / "in", "--heatmap", tmp_path / "maps", "--top", 1)
     assert (code, out.count("bright 100.0%"), "b.png: not an image" in err) == (1, 2, True)
+    assert err.splitlines()[-1] == f"2 heat maps in {tmp_path / 'maps'}"
     assert sorted(path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.png")) == [
         "a.png",
         "deep/a.png",
@@ -109,7 +110,8 @@ def test_a_map_replaces_another_map_and_nothing_else(planted: Bundle, tmp_path: 
     assert "a.png is there already, and is not a heat map" in err
     assert photo.read_bytes() == before
     for _ in range(2):
-        assert edgekit("predict", planted.path, photo, "--heatmap", tmp_path / "maps")[0] == 0
+        code, _, err = edgekit("predict", planted.path, photo, "--heatmap", tmp_path / "maps")
+        assert (code, err.splitlines()[-1]) == (0, f"1 heat map in {tmp_path / 'maps'}")
 
 
 def test_another_class_can_be_asked_for_and_what_speaks_for_it_is_the_opposite(planted: Bundle) -> None:

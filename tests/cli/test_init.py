@@ -297,6 +297,43 @@ def test_a_budget_is_written_into_the_recipe(budget: str, written: Any) -> None:
     assert recipe == recipe_for("photos").model_copy(update={"data": recipe.data})  # nothing else depends on the budget
 
 
+def test_more_labels_than_a_class_has_are_named_and_trained_without_the_missing_ones() -> None:
+    """Of 20 images 4 are for the test and 2 for the probe set, of 30 images 6 and 3."""
+    class_folders(Path("photos"), {"cat": 30, "dog": 20})
+    few = "--labels {}: the class dog has at most 14 images left outside the test and probe sets"
+    for budget, note in (("12", ""), ("13", ""), ("14", ""), ("15", few), ("22", f"{few} (1 more class is short)")):
+        done = init("photos", "--labels", budget)
+        end = f"; a class with fewer than {budget} gives all that it has"
+        assert done.stderr == (f"note: {note.format(budget)}{end}\n" if note else "")
+        Path("recipe.yaml").write_text(done.stdout, encoding="utf-8")
+        splits = load_splits(recipes.load("recipe.yaml").data)
+        assert len(splits.labeled) == min(int(budget), 21) + min(int(budget), 14)
+    assert init("photos", "--labels", "{per_class: 15, at_most: true}").stderr == ""
+
+
+def test_a_number_of_labels_that_a_class_of_many_images_just_has_not_is_no_error_of_the_training() -> None:
+    """210 of 300 images are left: the probe set is a share of all images, also of those in the test set."""
+    class_folders(Path("photos"), {"cat": 300, "dog": 300})
+    recipe = recipe_for("photos", "--labels", "212")
+    assert recipe.data.labels == LabelCount(per_class=212, at_most=True)
+
+
+@pytest.mark.parametrize("budget", ["0.95", "{per_class: 15}"])
+def test_a_budget_that_no_training_can_have_is_refused_before_anything_is_measured(budget: str) -> None:
+    class_folders(Path("photos"), {"cat": 30, "dog": 20})
+    with pytest.raises(
+        EdgekitError, match="the class dog has 14 training images outside the probe set, but the budget"
+    ) as caught:
+        init("photos", "--labels", budget, measure=True)
+    assert str(caught.value).startswith(f"--labels {budget}: ")
+    assert "give at most 14 per class" in str(caught.value)
+    Path("recipe.yaml").write_text(init("photos").stdout.replace("labels: 1.0", f"labels: {budget}"), encoding="utf-8")
+    with pytest.raises(
+        EdgekitError, match="the class dog has 14 training images outside the probe set, but the budget"
+    ):
+        load_splits(recipes.load("recipe.yaml").data)
+
+
 @pytest.mark.parametrize("budget", ["0", "1.5", "-1", "true", "null", "nothing.csv", "[1]", "{per_class: 0}", "a: [b"])
 def test_a_budget_that_is_none_is_one_clear_line(budget: str) -> None:
     with pytest.raises(EdgekitError) as caught:

@@ -93,6 +93,14 @@ def test_an_unreadable_image_does_not_stop_the_others(bundle: Bundle, photos: Pa
     assert errors[2].startswith("2 images, 2 could not be read, ")
 
 
+def test_the_number_of_unreadable_images_is_behind_the_notes(bundle: Bundle, photos: Path, call: Call) -> None:
+    (photos / "1.jpg").write_bytes(b"not an image")
+    (photos / "list.txt").touch()
+    lines = call(bundle.path, photos).stderr.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["error:", "note:", "2"]
+    assert lines[-1].startswith("2 images, 1 could not be read, ")
+
+
 def _damaged(path: Path) -> Path:
     path.write_bytes(b"\xff\xd8\xff\xe0 cut off")
     return path

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from edgekit.bundle import Bundle
+from edgekit.cli.export_table import print_table
 from edgekit.cli.main import main
 from edgekit.run import Run
 from tests.helpers import exported
+from tests.helpers.tiny_bundle import make_bundle
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,27 @@ def test_several_resolutions_are_a_bundle_each(
         assert variant.accuracy.top1 == manifest.accuracy.top1
     small, large = (Bundle.open(tmp_path / f"bundle-{size}").manifest.accuracy for size in (16, 24))
     assert small != large  # measured at each, on images decoded for it
+
+
+def test_a_sentence_that_several_variants_have_is_printed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "export")
+    shared, own, both = (
+        "checked on one kind of CPU; elsewhere, check again",
+        "not faster than float",
+        "rejected: too far",
+    )
+    onnx, openvino = bundle.manifest.variants
+    variants = [
+        onnx.noted(shared).noted(own),
+        openvino.noted(shared),
+        onnx.model_copy(update={"id": "onnx-int8", "status": "rejected"}).noted(shared).noted(both),
+    ]
+    bundle.manifest = bundle.manifest.model_copy(update={"variants": variants})
+    print_table(bundle, None)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if ": " in line]
+    assert f"{onnx.id}, {openvino.id}: {shared}" in lines
+    assert f"{onnx.id}: {own}" in lines
+    assert f"onnx-int8: {shared}; {both}" in lines
+    assert not any(line.startswith(f"{openvino.id}: ") for line in lines)

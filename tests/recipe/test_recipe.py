@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -266,6 +267,19 @@ def test_a_missing_recipe_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError, match=r"a folder, not a recipe \(write a recipe for it with `edgekit init .* > recipe\.yaml`"
     ):
+        recipes.load(tmp_path)
+
+
+def test_a_run_in_place_of_its_recipe_names_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {labeled: digits}")
+    hint = re.escape(f"(give the recipe in it, for example `edgekit train {recipe}`)")
+    with pytest.raises(RecipeError, match=f"a folder, not a recipe {hint}"):
+        recipes.load(tmp_path)
+    stage = tmp_path / "data" / "stage.json"
+    stage.parent.mkdir()
+    stage.touch()
+    with pytest.raises(RecipeError, match=f"a run, not a recipe {hint}"):
         recipes.load(tmp_path)
 
 

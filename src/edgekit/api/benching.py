@@ -68,7 +68,7 @@ def bench(
         loadgen: run under MLCommons LoadGen.
         profile: measure the time of each layer instead.
         seconds: least measuring time per variant; None: 10, with `quick` 1.
-        quick: one short round, too short for most percentiles.
+        quick: one short round; a percentile that needs more samples than it gives is None.
         output: the folder for the result files; None: RUN/bench, else ./bench-NAME.
         device: bench there instead of here: `ssh://user@host:port`, one or several; each has its own folder in `output`.
         python: of a device: its Python that has the packages; None: a private environment is made.

@@ -39,7 +39,7 @@ class BenchPlan:
 
     @classmethod
     def quick(cls, seconds: float = 1.0) -> BenchPlan:
-        """Return a plan for a first look: too short for most percentiles, which the result notes."""
+        """Return a plan for a first look. A percentile that needs more samples than it gives is missing, which the result notes."""
         return cls(seconds, statistics.SAMPLES_NEEDED["p50"], rounds=1)
 
 

@@ -111,14 +111,18 @@ class Manifest(ManifestPart):
         return variants
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest in a folder, without checking its files.
+def read_manifest(bundle: Path) -> Manifest:
+    """Read the manifest in a folder or in a .zip of it, without checking or extracting its files.
 
     Raises:
         BundleError: it is missing, or this edgekit cannot read it.
     """
-    path = folder / MANIFEST
+    path = bundle / MANIFEST
     try:
+        if bundle.is_file():
+            from edgekit.archive import archived_manifest
+
+            return parse_manifest(archived_manifest(bundle, MANIFEST), path)
         return parse_manifest(read_bytes(path, MOST_JSON), path)
     except Unreadable as error:
         raise BundleError(error.message, "export or copy the bundle again") from error

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from edgekit import shares
+from edgekit.cli import completers
 from edgekit.cli.choices import override_option
 from edgekit.processors import configure_openmp
 from edgekit.stages import STAGES
@@ -20,8 +22,15 @@ if TYPE_CHECKING:
 _AUGMENTATIONS = "augmentations"
 
 
+def _what(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Offer `augmentations`, or files: click cannot know that the last of these words is RECIPE."""
+    if typed and _AUGMENTATIONS.startswith(typed):
+        return [CompletionItem(_AUGMENTATIONS)]
+    return completers.files(context, parameter, typed)
+
+
 @click.command(name="ablate")
-@click.argument("what", nargs=-1, required=True, metavar="augmentations|FIELD=V1,V2,…")
+@click.argument("what", nargs=-1, required=True, metavar="augmentations|FIELD=V1,V2,…", shell_complete=_what)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @override_option
 @click.option(
@@ -43,6 +52,7 @@ _AUGMENTATIONS = "augmentations"
 @click.option(
     "--storage",
     metavar="URL",
+    shell_complete=completers.files,
     help="Share the cells with other machines that run the same command: postgresql://…, mysql://…, a .db or .log file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import stopping, targets
+from edgekit.cli import completers
 from edgekit.cli.choices import Number, TableChoice
 from edgekit.cli.devices import on_devices
 from edgekit.terminal import echo, echo_json
@@ -25,8 +26,11 @@ def _providers() -> str:
 
 
 @click.command(name="bench")
-@click.argument("bundle")
-@click.option("--variant", "names", multiple=True, metavar="ID", help="Only this variant; may be repeated.")
+@click.argument("bundle", shell_complete=completers.files)
+@click.option(
+    "--variant", "names", multiple=True, metavar="ID", shell_complete=completers.variants,
+    help="Only this variant; may be repeated.",
+)  # fmt: skip
 @click.option(
     "--batch",
     "batches",
@@ -75,7 +79,11 @@ def _providers() -> str:
     type=Number(0, min_open=True),
     help="Minimum measuring time per variant, in seconds.  [default: 10; with --quick: 1]",
 )
-@click.option("--quick", is_flag=True, help="A first look: one short round; most percentiles are n/a.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="A first look: one short round. A percentile that needs more samples than that gives is n/a.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli import completers
 from edgekit.shares import percent
 from edgekit.terminal import echo_json, new_console
 
@@ -22,12 +23,13 @@ _STYLES = {"proved": "green", "left out": "dim", "failed": "red"}
 
 
 @click.command(name="doctor")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, shell_complete=completers.files)
 @click.option(
     "--variant",
     "names",
     multiple=True,
     metavar="ID",
+    shell_complete=completers.variants,
     help="Only this variant; may be repeated.  [default: all]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli import completers
 from edgekit.terminal import echo, echo_json, new_console
 from edgekit.text import counted
 
@@ -20,7 +21,7 @@ _OF = ("encoder", "teacher", "student", "supervised")
 
 @click.command(name="embed")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("folder")
+@click.argument("folder", shell_complete=completers.files)
 @click.option(
     "--of", type=click.Choice(_OF), default="encoder", show_default=True, help="The model whose features are written."
 )

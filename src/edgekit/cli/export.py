@@ -9,6 +9,7 @@ import click
 
 from edgekit import targets as table
 from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
+from edgekit.cli import completers
 from edgekit.cli.choices import Number, SizeOption, TableChoice
 from edgekit.cli.export_table import print_json, print_possibilities, print_table
 from edgekit.sizes import ImageSize
@@ -29,7 +30,7 @@ def _default_precisions() -> str:
 
 
 @click.command(name="export")
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=completers.files)
 @click.option(
     "--list",
     "as_list",
@@ -37,18 +38,28 @@ def _default_precisions() -> str:
     help="List the targets and precisions, and which of them this machine can build and run.",
 )
 @click.option(
-    "--weights", metavar="FILE", help="Weights for MODEL: .safetensors, .pth or .pt; no code in the file is run."
+    "--weights",
+    metavar="FILE",
+    shell_complete=completers.files,
+    help="Weights for MODEL: .safetensors, .pth or .pt; no code in the file is run.",
 )
 @click.option(
     "--weights-key", metavar="KEY",
     help="Which weights to take from a checkpoint that holds several, for example state_dict.  [default: those that fit, EMA first]",
 )  # fmt: skip
 @click.option(
-    "--classes", metavar="FILE",
+    "--classes", metavar="FILE", shell_complete=completers.files,
     help="Names of MODEL's classes in the order of its logits: one per line, or JSON (a list, or {index: name}).",
 )  # fmt: skip
-@click.option("--calibrate", metavar="IMAGES", help="Unlabeled images for INT8 calibration.")
-@click.option("--evaluate", metavar="IMAGES", help="Images in one subfolder per class, to measure accuracy on.")
+@click.option(
+    "--calibrate", metavar="IMAGES", shell_complete=completers.files, help="Unlabeled images for INT8 calibration."
+)
+@click.option(
+    "--evaluate",
+    metavar="IMAGES",
+    shell_complete=completers.files,
+    help="Images in one subfolder per class, to measure accuracy on.",
+)
 @click.option("--size", type=SizeOption(), help="Size of MODEL's input images: PIXELS, or HEIGHT,WIDTH.")
 @click.option(
     "--resize", type=click.IntRange(4, 8192), help="Shorter side after resizing, before the center crop, in pixels."

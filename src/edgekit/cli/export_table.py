@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_table(bundle: Bundle, archive: Path | None) -> None:
-    """Print the variants of a bundle, their notes, and where the bundle is."""
+    """Print the variants of a bundle, their notes (those that several have once), and where the bundle is."""
     from rich.table import Table
     from rich.text import Text
 
@@ -63,9 +64,11 @@ def print_table(bundle: Bundle, archive: Path | None) -> None:
     )
     print_confidence(manifest, console)
     print_alarms(manifest, console)
+    for rejected in (False, True):
+        style = "red" if rejected else "yellow"
+        for ids, note in _shared_notes([v for v in manifest.variants if (v.status == "rejected") == rejected]):
+            console.print(f"{', '.join(ids)}: {note}", style=style, highlight=False)
     for v in manifest.variants:
-        if v.note:
-            console.print(f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", highlight=False)
         for line in _board(v):
             console.print(f"{v.id}: {line}", highlight=False)
     for note in manifest.provenance.get("notes", []):
@@ -75,6 +78,18 @@ def print_table(bundle: Bundle, archive: Path | None) -> None:
     for path in (bundle.path, archive):
         if path is not None:
             console.print(f"bundle: {path}", highlight=False, soft_wrap=True)
+
+
+def _shared_notes(variants: Sequence[Variant]) -> list[tuple[tuple[str, ...], str]]:
+    """Return the notes of variants with the ids that each is about: a sentence that several variants have is there once."""
+    ids_of: dict[str, list[str]] = {}
+    for variant in variants:
+        for sentence in dict.fromkeys(part for part in variant.note.split("; ") if part):
+            ids_of.setdefault(sentence, []).append(variant.id)
+    sentences_of: dict[tuple[str, ...], list[str]] = {}
+    for sentence, ids in ids_of.items():
+        sentences_of.setdefault(tuple(ids), []).append(sentence)
+    return [(ids, "; ".join(sentences)) for ids, sentences in sentences_of.items()]
 
 
 def _board(variant: Variant) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli import completers
 from edgekit.cli.choices import Number
 from edgekit.terminal import echo, echo_json
 from edgekit.text import counted
@@ -63,7 +64,10 @@ def command() -> None:
     "--output", type=_PATH, metavar="FILE", help="The gallery's file.  [default: FOLDER's name.gallery, here]"
 )
 @click.option(
-    "--variant", metavar="ID", help="The variant that computes the embeddings.  [default: as edgekit predict]"
+    "--variant",
+    metavar="ID",
+    shell_complete=completers.variants,
+    help="The variant that computes the embeddings.  [default: as edgekit predict]",
 )
 @click.option(
     "--false-accepts",
@@ -199,7 +203,12 @@ def list_(gallery: Path, as_json: bool) -> None:
 @_bundle
 @_gallery
 @click.argument("folder", type=_PATH)
-@click.option("--variant", metavar="ID", help="The variant to use.  [default: as edgekit predict]")
+@click.option(
+    "--variant",
+    metavar="ID",
+    shell_complete=completers.variants,
+    help="The variant to use.  [default: as edgekit predict]",
+)
 @click.option("--threshold", type=Number(-1, 1), metavar="S", help="Try another threshold.")
 @_threads
 @_json

@@ -7,6 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.text import counted
+
 if TYPE_CHECKING:
     from edgekit.progress import Advance
     from edgekit.runtimes.predictor import Predictor
@@ -29,6 +31,7 @@ class HeatMaps:
     def __init__(self, folder: Path, predictor: Predictor, roots: tuple[Path, ...]) -> None:
         self._folder, self._predictor, self._roots = folder, predictor, roots
         self._taken: set[str] = set()
+        self._written = 0
 
     @property
     def runs(self) -> int:
@@ -37,6 +40,10 @@ class HeatMaps:
 
         height, width = self._predictor.preprocessing.image_size
         return run_count((height, width)) if self._predictor.explains else 1
+
+    def summary(self) -> str:
+        """The line that says what was written and where; empty if nothing was."""
+        return f"{counted(self._written, 'heat map')} in {self._folder}" if self._written else ""
 
     def name_of(self, item: Path | InputFrame) -> str:
         """The name of an image's file without its suffix: as below the folder that the user named."""
@@ -89,6 +96,7 @@ class HeatMaps:
         Image.fromarray(drawn).save(stream, "PNG", pnginfo=mark)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, stream.getvalue())
+        self._written += 1
         return path
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli import completers
 from edgekit.cli.choices import ParamType
 from edgekit.errors import EdgekitError
 from edgekit.task_names import TASK_NAMES
@@ -41,11 +42,12 @@ class Time(ParamType[float]):
 
 
 @click.command(name="init")
-@click.argument("folder")
+@click.argument("folder", shell_complete=completers.files)
 @click.option("--name", help="Name of the run.  [default: the folder's]")
 @click.option(
     "--labels",
     metavar="BUDGET",
+    shell_complete=completers.files,
     help="Labels to use: a number per class (10), a share (0.1), or a CSV file with the column `file`.  [default: all]",
 )
 @click.option(
@@ -69,6 +71,7 @@ class Time(ParamType[float]):
 @click.option(
     "--teacher",
     metavar="MODEL",
+    shell_complete=completers.files,
     help="Learn the features of a pretrained encoder, without labels: timm:NAME, torchvision:NAME, module:factory, a file of "
     "weights, or the folder of a run.",
 )
@@ -109,6 +112,7 @@ def command(
       edgekit init bottles/ --task anomaly > bottles.yaml
       edgekit init textures --task anomaly > textures.yaml
     """
+    from edgekit.data.fitting import fitting_budget
     from edgekit.data.layout import inspect_folder
     from edgekit.data.sources import DIGITS, DIGITS_TO_KNOW
     from edgekit.data.teacher_template import with_teacher
@@ -137,7 +141,14 @@ def command(
     )
     task = _task(task, layout)
     budget = _budget(labels, layout) if labels is not None else None
-    recipe_text(layout, name, labels=budget, task=task)  # refuses a wrong name or budget before anything is measured
+    draft = recipe_text(
+        layout, name, labels=budget, task=task
+    )  # refuses a wrong name or budget before anything is measured
+    if labels is not None:
+        fitting, note = fitting_budget(labels, parse(read_yaml(draft)).data, layout)
+        budget = fitting or budget
+        if note:
+            echo(f"note: {note}", err=True)
     plan = None if no_measure or teacher is not None else _measured(layout, budget, seconds)
     text = recipe_text(layout, name, "recipe.yaml" if output is None else str(output), budget, plan, task)
     if teacher is not None:
@@ -225,7 +236,7 @@ def _measured(layout: Layout, labels: str | None, seconds: float | None) -> Reci
 
 
 def _budget(labels: str, layout: Layout) -> str:
-    """Return the budget as the recipe writes it; a class with fewer images than requested gives all that it has."""
+    """Return the budget as the recipe writes it."""
     from edgekit.recipe import read_yaml
 
     value = read_yaml(labels)
@@ -234,11 +245,6 @@ def _budget(labels: str, layout: Layout) -> str:
             f"--labels {labels}: no labels can be drawn: {layout.name} has no classes",
             "give a CSV file with the columns file,class, or leave --labels out",
         )
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        available = (
-            layout.smallest_class * (0.9 if layout.smallest_class >= 10 else 1.0) * (1.0 if layout.test else 0.8)
-        )
-        return f"{{per_class: {value}, at_most: true}}" if value > available - 2 else str(value)
     if isinstance(value, str) and not Path(value).expanduser().is_file():
         raise EdgekitError(
             f"--labels {value}: no such file",

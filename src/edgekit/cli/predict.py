@@ -7,13 +7,14 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from edgekit.cli import completers
 from edgekit.cli.choices import Number
 from edgekit.terminal import echo
 
@@ -30,14 +31,18 @@ _IN_JSON_LINES = "-"
 
 
 @click.command(name="predict")
-@click.argument("bundle")
+@click.argument("bundle", shell_complete=completers.files)
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[IMAGE…]")
 @click.option(
     "--video",
     metavar="FILE|camera:N|URL",
+    shell_complete=completers.files,
     help="Classify every frame of a video, or of a camera until Ctrl-C.  [needs OpenCV]",
 )
-@click.option("--variant", metavar="ID", help="The variant to use.  [default: a verified one, see docs/bundle.md]")
+@click.option(
+    "--variant", metavar="ID", shell_complete=completers.variants,
+    help="The variant to use.  [default: a verified one, see docs/bundle.md]",
+)  # fmt: skip
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to print.")
 @click.option(
     "--threshold",
@@ -77,6 +82,7 @@ _IN_JSON_LINES = "-"
 @click.option(
     "--embedding",
     metavar="FILE|-",
+    shell_complete=completers.files,
     help="Write the embeddings to a .npz (with the file names) or .npy file; - adds them to the JSON lines.",
 )
 def command(
@@ -101,8 +107,8 @@ def command(
 
     An image unlike those that the model was trained on is answered with unknown, if the bundle has a rule for that.
 
-    An image that cannot be read is named on standard error and skipped; the exit code is then 1. The throughput is also
-    printed on standard error.
+    An image that cannot be read is named on standard error and skipped; the exit code is then 1. The last lines of standard
+    error give the throughput and the number of such images.
 
     \b
     For example:
@@ -155,6 +161,7 @@ def command(
 
         job.heat_maps = HeatMaps(heatmap, predictor, images)
     left_out: Counter[str] = Counter()
+    job.notes = lambda: [*Walk(left_out).notes("the folders"), *predictor.notes("the input")]
     if video is not None:
         with Video(video) as frames:
             job.run(frames, frames.count, ahead=not frames.is_live)
@@ -163,8 +170,6 @@ def command(
     else:
         files = image_files(images, left_out)
         job.run(files, len(files), ahead=True)
-    for note in [*Walk(left_out).notes("the folders"), *predictor.notes("the input")]:
-        echo(f"note: {note}", err=True)
     if job.failed:
         click.get_current_context().exit(1)
 
@@ -237,11 +242,12 @@ class _PredictJob:
         self._as_json, self._embedding, self._video = as_json, embedding, video
         self._embeddings: list[tuple[str, Any]] = []
         self.heat_maps: HeatMaps | None = None
+        self.notes: Callable[[], list[str]] = list  # about the input, once all of it is read
         self.done = self.failed = self.unknown = self.anomalous = 0
 
     def run(self, items: Iterable[Path | InputFrame], total: int | None, *, ahead: bool) -> None:
-        """Classify all items, write the embeddings, and print the throughput. After Ctrl-C, which is how to stop a camera,
-        do this for the items so far.
+        """Classify all items, write the embeddings, and print the notes, the throughput and how many heat maps were written.
+        After Ctrl-C, which is how to stop a camera, do this for the items so far.
 
         Args:
             items: files or frames.
@@ -276,7 +282,11 @@ class _PredictJob:
     def _finish(self, seconds: float) -> None:
         if self._embedding and self._embedding != _IN_JSON_LINES:
             _write_embeddings(Path(self._embedding), self._embeddings)
+        for note in self.notes():
+            echo(f"note: {note}", err=True)
         self._print_throughput(seconds)
+        if self.heat_maps is not None and (summary := self.heat_maps.summary()):
+            echo(summary, err=True)
 
     def _lines(self, items: Iterable[Path | InputFrame], ahead: bool, advance: Advance) -> Iterator[str | None]:
         """Yield the line to print for each item; None for one that failed, whose error goes to standard error."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import targets
+from edgekit.cli import completers
 from edgekit.cli.choices import Number, SizeOption, TableChoice, override_option
 from edgekit.processors import configure_openmp
 from edgekit.shares import percent
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
 @click.option(
     "--storage",
     metavar="URL",
+    shell_complete=completers.files,
     help="Shared by several machines: postgresql://…, mysql://…, a .db or .log file.  [default: in the folder]",
 )
 @click.option(

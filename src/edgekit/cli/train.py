@@ -15,6 +15,7 @@ from edgekit.cli.choices import override_option
 from edgekit.processors import configure_openmp, load_of_others, usable_cpus
 from edgekit.shares import percent
 from edgekit.stages import MODEL_OF, STAGES
+from edgekit.task_names import RECOGNITION
 from edgekit.terminal import echo, echo_json
 from edgekit.text import counted, plural
 
@@ -162,10 +163,14 @@ def _say(report: Report, draw: int | None, as_json: bool) -> None:
 def _next(run: Run, trained: list[str]) -> None:
     """Print the commands that come after the training."""
     if "finetune" in trained or "anomaly" in trained:
+        bundle = f"export-{RECOGNITION}" if run.recipe.task == RECOGNITION else "export"
         echo(
             "",
             f"{run.path} is complete. Next:",
-            *(f"  edgekit {name} {run.path}" for name in ("evaluate", "export", "report")),
+            f"  edgekit evaluate {run.path}",
+            f"  edgekit export {run.path}",
+            f"  edgekit bench {run.path / bundle}",
+            f"  edgekit report {run.path}",
         )
         return
     echo(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli import completers
 from edgekit.cli.choices import Number
 from edgekit.processors import configure_openmp
 from edgekit.shares import percent
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(name="transfer")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("folders", nargs=-1, required=True, metavar="FOLDER…")
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER…", shell_complete=completers.files)
 @click.option(
     "--fine-tune",
     "finetune",

@@ -63,6 +63,7 @@ class Layout:
         aspect: width by height that nearly all of the sample have, if it is clearly not a square, else 1.
         notes: notes for the user, one sentence each.
         several: whether images have any number of classes.
+        class_images: number of images of each class in `labeled`.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Layout:
     notes: list[str] = field(default_factory=list)
     aspect: float = 1.0
     several: bool = False
+    class_images: tuple[int, ...] = ()
 
     @property
     def standard_side(self) -> int:
@@ -207,6 +209,7 @@ def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: Ima
         notes=[*notes, *sample.notes()],
         aspect=1.0 if is_digits(labeled.where) else sample.aspect(),
         several=several,
+        class_images=tuple(counts),
     )
 
 

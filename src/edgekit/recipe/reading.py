@@ -18,6 +18,7 @@ from edgekit.recipe.method_table import METHODS
 from edgekit.recipe.plain_yaml import MOST_BYTES, Dumper, read_yaml
 from edgekit.recipe.whole import Recipe
 from edgekit.spelling import todays_key, translated
+from edgekit.stages import STAGES
 from edgekit.validation import problems
 
 Overrides = str | Sequence[str] | Mapping[str, Any]
@@ -110,10 +111,18 @@ def _text(path: Path) -> str:
         if error.too_large:
             raise RecipeError(f"not a recipe: more than {MOST_BYTES:,} bytes", "give a YAML file") from error
         if path.is_dir():
-            raise RecipeError(
-                "a folder, not a recipe", f"write a recipe for it with `edgekit init {path} > recipe.yaml`"
-            ) from error
+            raise _folder_error(path) from error
         raise RecipeError(f"cannot be read: {error.detail}", "give a text file in UTF-8") from error
+
+
+def _folder_error(path: Path) -> RecipeError:
+    """Return the error about a folder in place of a recipe: a run, another folder with a recipe in it, or images."""
+    inside = path / "recipe.yaml"
+    if not inside.is_file():
+        return RecipeError("a folder, not a recipe", f"write a recipe for it with `edgekit init {path} > recipe.yaml`")
+    is_run = any((path / stage / "stage.json").is_file() for stage in STAGES)
+    what = "a run, not a recipe" if is_run else "a folder, not a recipe"
+    return RecipeError(what, f"give the recipe in it, for example `edgekit train {inside}`")
 
 
 def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
