@@ -27,7 +27,7 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
     "yaml.parse": {("recipe/plain_yaml.py", "_bounded")},
     "zipfile.ZipFile": {
         ("foreign.py", "parse_npz"),
-        ("archive.py", "extracted"),
+        ("archive.py", "_opened"),
         ("models/foreign_files.py", "recognized_in"),
         ("models/weight_files.py", "read_checkpoint"),
         ("bench/remote/wheel.py", None),

@@ -38,14 +38,12 @@ def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapp
         BundleError: it is not a readable .zip, holds a path outside of it, lacks a file, or the cache cannot be written.
     """
     try:
-        with open_regular(archive) as stream, understood(archive, "a .zip"):
-            digest = _sha256(stream)
-            with zipfile.ZipFile(stream) as content:
-                inner, text = _manifest(content, archive, manifest)
-                target = cache_folder() / "bundles" / digest[:32]
-                if not target.is_dir():
-                    files = {name: size for name, size in listed(text, archive / manifest).items() if name != manifest}
-                    _extract(content, archive, inner, {manifest: len(text), **files}, target)
+        with _opened(archive) as (stream, content):
+            inner, text = _manifest(content, archive, manifest)
+            target = cache_folder() / "bundles" / _sha256(stream)[:32]
+            if not target.is_dir():
+                files = {name: size for name, size in listed(text, archive / manifest).items() if name != manifest}
+                _extract(content, archive, inner, {manifest: len(text), **files}, target)
     except Unreadable as error:
         raise BundleError(
             f"{archive}: is neither the folder of a bundle nor a readable .zip: {error.detail}",
@@ -61,12 +59,24 @@ def archived_manifest(archive: Path, manifest: str) -> bytes:
         BundleError: it is not a bundle.
         Unreadable: it is not a readable .zip.
     """
-    with open_regular(archive) as stream, understood(archive, "a .zip"), zipfile.ZipFile(stream) as content:
+    with _opened(archive) as (_, content):
         return _manifest(content, archive, manifest)[1]
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile]]:
+    """Open an archive: as a file, and as a .zip that reads from it.
+
+    Raises:
+        Unreadable: it is not a readable .zip.
+    """
+    with open_regular(archive) as stream, understood(archive, "a .zip"), zipfile.ZipFile(stream) as content:
+        yield stream, content
 
 
 def _sha256(stream: BinaryIO) -> str:
     digest = hashlib.sha256()
+    stream.seek(0)
     while block := stream.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()

@@ -40,10 +40,10 @@ def fitting_budget(labels: str, data: DataConfig, layout: Layout) -> tuple[str, 
         return fitting, note and f"--labels {labels}: {note}"
     if isinstance(budget, (float, LabelCount)) and not layout.several:
         try:
-            budget_counts(budget, base, available, layout.classes)
+            budget_counts(budget, base, available, layout.classes, where=f"--labels {labels}")
         except DataError as error:
             raise EdgekitError(
-                f"--labels {labels}: {error.message.removeprefix('data.labels: ')}",
+                error.message,
                 f"give at most {min(available)} per class, 1.0 for all labels, or a smaller share",
             ) from error
     return "", ""

@@ -59,7 +59,11 @@ def class_counts(labels: NDArray[np.int64], classes: int) -> list[int]:
 
 
 def budget_counts(
-    labels: int | float | LabelCount, base: Sequence[int], available: Sequence[int], classes: Sequence[str]
+    labels: int | float | LabelCount,
+    base: Sequence[int],
+    available: Sequence[int],
+    classes: Sequence[str],
+    where: str = "data.labels",
 ) -> list[int]:
     """Return the number of labels of each class in a label budget.
 
@@ -72,6 +76,7 @@ def budget_counts(
         base: number of training images of each class, the probe set included.
         available: number of training images of each class outside the probe set.
         classes: their names.
+        where: what set the budget, for the message.
 
     Raises:
         DataError: a class has fewer images than that.
@@ -89,7 +94,7 @@ def budget_counts(
         c = min(short, key=lambda c: available[c])
         more = f"; {counted(len(short) - 1, 'more class is', 'more classes are')} short" if len(short) > 1 else ""
         raise DataError(
-            f"data.labels: the class {classes[c]} has {available[c]} training images outside the probe set, but the budget ({labels}) needs "
+            f"{where}: the class {classes[c]} has {available[c]} training images outside the probe set, but the budget ({labels}) needs "
             f"{counts[c]}{more}",
             f"set it to at most {min(available)} per class, lower data.probe, add images, or allow fewer in rare classes: "
             f"data.labels: {{per_class: {max(counts)}, at_most: true}}",
