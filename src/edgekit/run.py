@@ -66,6 +66,12 @@ class StageRecord(BaseModel):
         return self.outputs.get("model.safetensors")
 
     @property
+    def stored_probe(self) -> bool:
+        """Of a fine-tuning: whether it stored the linear probe on the frozen encoder in place of the fine-tuned network."""
+        choice = self.metrics.get("choice")
+        return isinstance(choice, dict) and choice.get("left") == "frozen"
+
+    @property
     def image_digests(self) -> dict[str, str]:
         """Of the stage data: a digest of the pool, the labeled, the probe and the test images."""
         digests = self.inputs.get("digests")

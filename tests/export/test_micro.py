@@ -103,7 +103,7 @@ def test_a_trained_network_is_verified(bundle: Bundle) -> None:
     found = np.concatenate([session.run(image[None]) for image in images])
     session.close()
     agree = found.argmax(1) == logits.argmax(1)
-    assert variant.parity.agreement == pytest.approx(agree.mean())
+    assert agree.mean() == variant.parity.agreement >= 0.9
     clear = exported.clear_decisions(logits, 0.03 * np.ptp(logits))
     assert agree[clear].all()
     assert clear.sum() > 8

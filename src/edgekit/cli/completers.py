@@ -16,9 +16,8 @@ def files(context: click.Context, parameter: click.Parameter, typed: str) -> lis
 
 def variants(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     """Offer the ids of the variants of the bundle that stands on the line; none if it cannot be read."""
-    bundle = context.params.get("bundle") or next(
-        iter(context.args), None
-    )  # click leaves it there where the value is missing
+    # Click leaves the bundle among the other words while the value of the option is missing.
+    bundle = context.params.get("bundle") or next(iter(context.args), None)
     if bundle is None:
         return []
     with suppress(Exception):  # of a damaged bundle, too: an error would be printed into the line that is typed

@@ -141,9 +141,8 @@ def command(
     )
     task = _task(task, layout)
     budget = _budget(labels, layout) if labels is not None else None
-    draft = recipe_text(
-        layout, name, labels=budget, task=task
-    )  # refuses a wrong name or budget before anything is measured
+    # Refuses a wrong name or budget before anything is measured.
+    draft = recipe_text(layout, name, labels=budget, task=task)
     if labels is not None:
         fitting, note = fitting_budget(labels, parse(read_yaml(draft)).data, layout)
         budget = fitting or budget

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,20 +140,8 @@ def collect(path: Path | str) -> ReportFacts:
     for name, why in stale.items():
         facts.gaps.append(Gap(name, why, facts.command("train")))
         del facts.stages[name]
-    _read_evaluation(run, facts)
-    if facts.evaluation is not None and (stale or evaluation_is_stale(facts.evaluation, records)):
-        facts.gaps.append(
-            Gap(
-                "evaluate",
-                "the evaluation is of other models or test images than the run now has",
-                facts.command("evaluate"),
-            )
-        )
-        facts.evaluation_result = facts.evaluation = facts.answers = facts.anomalies = None
-    _read_bundle(run, facts)
-    if facts.bundle is not None and bundle_is_stale(facts.bundle.manifest.provenance, records, stale):
-        facts.gaps.append(Gap("export", "the bundle is of another model than the run now has", facts.command("export")))
-        facts.bundle = None
+    _read_evaluation(run, facts, records, stale)
+    _read_bundle(run, facts, records, stale)
     _read_latencies(run, facts)
     views = run.stage_path("pretrain") / "views.png"
     if views.is_file():
@@ -191,7 +180,9 @@ def _read_stages(run: Run, facts: ReportFacts) -> None:
         facts.stages[name] = Stage(name, record, history)
 
 
-def _read_evaluation(run: Run, facts: ReportFacts) -> None:
+def _read_evaluation(
+    run: Run, facts: ReportFacts, records: Mapping[str, StageRecord], stale: Mapping[str, str]
+) -> None:
     path, command = run.path / "evaluate" / "evaluation.json", facts.command("evaluate")
     if not path.is_file():
         facts.gaps.append(Gap("evaluate", "the models have not been evaluated", command))
@@ -206,6 +197,10 @@ def _read_evaluation(run: Run, facts: ReportFacts) -> None:
             tasks.find(result.measurement.task)
         except EdgekitError as error:
             facts.gaps.append(Gap("evaluate", f"{path}: {error}", command))
+            return
+        if stale or evaluation_is_stale(result.measurement, records):
+            why = "the evaluation is of other models or test images than the run now has"
+            facts.gaps.append(Gap("evaluate", why, command))
             return
         facts.evaluation_result, facts.evaluation = result, result.measurement
         if facts.detects:
@@ -244,16 +239,21 @@ def _read_anomalies(path: Path, facts: ReportFacts) -> None:
         facts.gaps.append(Gap("anomalies", error.message, facts.command("evaluate")))
 
 
-def _read_bundle(run: Run, facts: ReportFacts) -> None:
+def _read_bundle(run: Run, facts: ReportFacts, records: Mapping[str, StageRecord], stale: Mapping[str, str]) -> None:
     path, command = run.path / "export", facts.command("export")
     if not (path / "bundle.json").is_file():
         what = "detector" if facts.detects else "student"
         facts.gaps.append(Gap("export", f"the {what} has not been exported", command))
         return
     try:
-        facts.bundle = Bundle.open(path)
+        bundle = Bundle.open(path)
     except EdgekitError as error:
         facts.gaps.append(Gap("export", error.message, command))
+        return
+    if bundle_is_stale(bundle.manifest.provenance, records, stale):
+        facts.gaps.append(Gap("export", "the bundle is of another model than the run now has", command))
+        return
+    facts.bundle = bundle
 
 
 def _read_latencies(run: Run, facts: ReportFacts) -> None:

@@ -103,9 +103,8 @@ def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
 
 def _how_taught(facts: ReportFacts) -> str:
     """Return what the teacher is: the fine-tuned network, or the linear probe that the fine-tuning stored in its place."""
-    choice = facts.stages["finetune"].record.metrics.get("choice") if "finetune" in facts.stages else None
-    frozen = isinstance(choice, dict) and choice.get("left") == "frozen"
-    return "linear probe on the frozen encoder" if frozen else "encoder fine-tuned on few labels"
+    probe = "finetune" in facts.stages and facts.stages["finetune"].record.stored_probe
+    return "linear probe on the frozen encoder" if probe else "encoder fine-tuned on few labels"
 
 
 def _random_knn(facts: ReportFacts) -> float | None:

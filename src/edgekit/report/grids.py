@@ -12,7 +12,6 @@ from edgekit.report.format import hundredths, percent
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path, text_width
 
 _ON_DARK = 0.8  # from this share of the scale on, numbers have the light color
-_TEXT = 12.5  # font size of a label, in pixels, as style.css has it for `name small`
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ def heat(grid: HeatMap) -> Markup:
 def _heat(grid: HeatMap, size: Size, low: float, high: float, alt_text: str) -> Markup:
     narrow, width = size == "narrow", WIDTH[size]
     count = len(grid.columns) + (1.25 if grid.average else 0)
-    left = min(max(text_width(label, _TEXT) for label in grid.rows) + 14, width / 3)
+    left = min(max(text_width(label) for label in grid.rows) + 14, width / 3)
     cell = min((width - left) / count, 100)
     height = min(cell, 36 if narrow else 46)
-    longest = max(text_width(label, _TEXT) for label in (*grid.columns, *(["average"] if grid.average else [])))
+    longest = max(text_width(label) for label in (*grid.columns, *(["average"] if grid.average else [])))
     steep = longest > cell - 4
     top = 36 + (longest * 0.72 if steep else 6)  # the names end below the words at the top
     parts = [

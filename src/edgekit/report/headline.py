@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from edgekit.bundle import Variant
-from edgekit.intervals import wilson
 from edgekit.report.facts import LatencyFacts, ReportFacts
 from edgekit.result import Difference, Score
 from edgekit.shares import difference
@@ -25,7 +24,6 @@ class Headline:
     int8: Variant | None
     fastest: LatencyFacts | None
     shipped: Variant | None  # the fastest variant, or the smallest verified one if nothing was measured
-    guessing: bool  # whether the student is not shown to be better than naming the most frequent class
     full: Variant | None  # the largest verified float variant, for comparing the size
 
 
@@ -66,14 +64,8 @@ def headline(facts: ReportFacts) -> Headline:
         int8=timed_int8 or max(int8, key=lambda v: v.accuracy.value if v.accuracy else -1.0, default=None),
         fastest=fastest,
         shipped=shipped,
-        guessing=_guesses(facts, student),
         full=max(floats, key=lambda v: v.bytes, default=None),
     )
-
-
-def _guesses(facts: ReportFacts, student: Score | None) -> bool:
-    guessing = facts.evaluation.guessing if facts.evaluation else None
-    return student is not None and guessing is not None and wilson(student.value, student.samples)[0] <= guessing
 
 
 def score(facts: ReportFacts, model: str, metric: str) -> Score | None:

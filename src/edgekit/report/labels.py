@@ -15,7 +15,6 @@ Spot = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Segment = tuple[Spot, Spot]
 
-_TEXT = 12.5  # font size, as style.css has it for `name small`
 _UP, _DOWN = 12.0, 3.5  # of a text, from its baseline
 _POINT = 9.0  # half the side of the square that a mark fills
 _CLEARLY = 1.5  # a name without a line is this many times farther from any other point than from its own
@@ -142,7 +141,7 @@ def place(
     if level is not None:
         lines.append((((bounds[0], level), (bounds[2], level)), _ON_LEVEL))
     area = _Area(spots, bounds, lines)
-    ranked = {i: area.ranked(text_width(name, _TEXT), i) for i, name in enumerate(names) if name is not None}
+    ranked = {i: area.ranked(text_width(name), i) for i, name in enumerate(names) if name is not None}
     crowded = sorted(ranked, key=lambda i: sum(math.dist(spots[i], spot) < 120 for spot in spots), reverse=True)
     across, down = sorted(ranked, key=lambda i: spots[i]), sorted(ranked, key=lambda i: spots[i][1])
     places: dict[int, _Place] = {}

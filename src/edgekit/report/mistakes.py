@@ -28,7 +28,6 @@ MATRIX_CLASSES = (
 SEEN = Preprocessing(image_size=64, resize_to=64, fit="stretch")
 _PAIRS = 40
 _LARGE_BYTES = 16_000  # of a picture: with twenty of them, the page should stay below half a megabyte
-_TEXT = 12.5  # font size of a label, in pixels, as style.css has it for `name small`
 _LONGEST = 16  # letters of a label in the matrix; the cell's tooltip has the whole name
 _ON_DARK = 0.6  # from this share on, numbers have the light color
 
@@ -125,7 +124,7 @@ def picture_url(picture: NDArray[np.uint8]) -> str:
 def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:
     width, count = WIDTH[size], len(names)
     labels = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
-    longest = max(text_width(label, _TEXT) for label in labels)
+    longest = max(text_width(label) for label in labels)
     left = min(longest + 12, width / 4)
     cell = min((width - left) / count, 72.0 if size == "wide" else 48.0)
     height = min(cell, 40.0)
@@ -146,7 +145,7 @@ def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:
             "transform": turn,
         }
         fits = label
-        while len(fits) > 1 and text_width(fits, _TEXT) > left - 8:
+        while len(fits) > 1 and text_width(fits) > left - 8:
             fits = fits[:-1]
         parts.append(element("text", label, class_=look, **column))
         parts.append(element("text", fits, class_=look, x=left - 8, y=top + (i + 0.5) * height + 4, text_anchor="end"))

@@ -49,7 +49,7 @@ def lead(facts: ReportFacts, top: Headline) -> str:
     if top.shipped is not None and facts.bundle is not None:
         verified = sum(v.status == "verified" for v in facts.bundle.manifest.variants)
         model = f"a {'detector' if facts.detects else 'model'} of {show.size(top.shipped.bytes)}, verified in {_many(verified, 'variant')}"
-        if top.guessing:
+        if _guesses(facts, top.student):
             model += ", that is no better than guessing"
         return f"{text} to {model}." if text else f"{model[0].upper()}{model[1:]}."
     return f"{text}." if text else "This run is not complete yet."
@@ -71,8 +71,16 @@ def _student(facts: ReportFacts, top: Headline) -> Tile:
         note += f"; 95\u00a0% interval {show.hundredths(ends[0])} to {show.hundredths(ends[1])}"
     if facts.evaluation and facts.evaluation.guessing is not None:
         note += f"; guessing: {show.percent(facts.evaluation.guessing)}"
-    name = f"{model} {facts.task.quality}" + (": no better than guessing" if top.guessing else "")
-    return Tile(name, show.hundredths(top.student.value), "%", note, loss=top.guessing)
+    guesses = _guesses(facts, top.student)
+    name = f"{model} {facts.task.quality}" + (": no better than guessing" if guesses else "")
+    return Tile(name, show.hundredths(top.student.value), "%", note, loss=guesses)
+
+
+def _guesses(facts: ReportFacts, student: Score | None) -> bool:
+    """Whether the student is not shown to be better than naming the most frequent class."""
+    guessing = facts.evaluation.guessing if facts.evaluation else None
+    ends = interval(facts.task, student) if student is not None else None
+    return guessing is not None and ends is not None and ends[0] <= guessing
 
 
 def _int8(facts: ReportFacts, top: Headline) -> Tile:

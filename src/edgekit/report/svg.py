@@ -117,12 +117,13 @@ class PlotFrame:
         return Markup("").join(parts)
 
 
+_NAME_SIZE = 12.5  # in pixels, bold: as style.css has it for `name small`
 _SLIM, _BROAD = frozenset("fijlrtI-.,:;|!'()[]/ ·×"), frozenset("mwMW@%…")
 
 
-def text_width(text: str, size: float) -> float:
-    """Return how wide a bold text of a font size is at most, in pixels; the letters are those of DejaVu Sans, the widest of the page's fonts."""
-    return size * sum(_ems(letter) for letter in text)
+def text_width(text: str) -> float:
+    """Return how wide a name in a chart is at most, in pixels; the letters are those of DejaVu Sans, the widest of the page's fonts."""
+    return _NAME_SIZE * sum(_ems(letter) for letter in text)
 
 
 def _ems(letter: str) -> float:

@@ -200,10 +200,7 @@ def _on_test(record: StageRecord, splits: Splits) -> tuple[float, int] | None:
 
 
 def _fallback(record: StageRecord) -> tuple[float, float] | None:
-    choice = record.metrics.get("choice")
-    if not isinstance(choice, dict) or choice.get("left") != "frozen":
-        return None
-    test = choice.get("test")
+    test = record.metrics["choice"].get("test") if record.stored_probe else None
     if not isinstance(test, dict) or not {"finetuned", "frozen"} <= set(test):
         return None
     return float(test["finetuned"]), float(test["frozen"])

@@ -254,8 +254,7 @@ def calibration_of(model: str, probed: Tensor, labels: Tensor, tested: Tensor, t
 def _chosen(run: Run, stage: str) -> str:
     """Return how the settings of a network from scratch were chosen, and whether a linear probe took the teacher's place, for the protocol."""
     record = run.record(stage)
-    choice = record.metrics.get("choice") if record is not None else None
-    if isinstance(choice, dict) and choice.get("left") == "frozen":
+    if record is not None and record.stored_probe:
         return "; the linear probe on the frozen encoder, which was better than the fine-tuned network"
     tried = record.metrics.get("search") if record is not None else None
     return f"; best of {len(tried)} settings on the probe set" if isinstance(tried, list) and len(tried) > 1 else ""

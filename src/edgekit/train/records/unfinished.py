@@ -106,19 +106,20 @@ def check_unfinished(
 ) -> dict[str, str]:
     """Refuse early what `refuse_changed` would refuse only after training the earlier stages for hours.
 
-    Returns:
-        The complete stages that will be made again, as their inputs have changed, each with what has changed.
-
     Args:
         run: the run.
         stages: the stages to complete, in order.
         inputs_of: returns the inputs of a stage; may raise RunError if the earlier stage is not complete.
         images: current number of images of each set.
 
+    Returns:
+        The complete stages that will be made again, as their inputs have changed, each with what has changed.
+
     Raises:
         RunError: an unfinished stage has other inputs, or starts from weights that would be trained again.
     """
     changed: dict[str, str] = {}
+    complete: list[str] = []
     for stage in stages:
         try:
             inputs = inputs_of(stage)
@@ -127,13 +128,15 @@ def check_unfinished(
         folder, record, before = run.stage_path(stage), run.record(stage), STARTS_FROM.get(stage, "")
         if record is None:
             refuse_changed(folder, stage, inputs, images)
+        else:
+            complete.append(stage)
         if before in changed:
             changed[stage] = changed[before]
             if record is None and (folder / CHECKPOINT).exists():
                 raise _refusal(folder, f"started from weights that would be trained again: {changed[before]}")
         elif record is not None and not made_from(record, inputs):
             changed[stage] = _changes(stage, StartedStage("", record.inputs), StartedStage("", inputs, images))
-    return {stage: what for stage, what in changed.items() if run.record(stage) is not None}
+    return {stage: changed[stage] for stage in complete if stage in changed}
 
 
 def _refusal(folder: Path, what: str) -> RunError:
